@@ -1,0 +1,5 @@
+"""`python -m sagan_deploy` is the `sagan-deploy` program."""
+
+from sagan_deploy.cli.app import main
+
+main()

@@ -1,0 +1,79 @@
+"""The `sagan-deploy` program: the commands, and what an error becomes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from sagan_deploy.cli import (
+    bench,
+    build,
+    deploy,
+    doctor,
+    export,
+    generate,
+    inspect,
+    parity,
+    quickstart,
+    targets,
+    train,
+    verify,
+)
+from sagan_deploy.errors import SaganDeployError
+
+app = typer.Typer(
+    name="sagan-deploy",
+    help="Take a self-attention GAN from a PyTorch checkpoint to ONNX and TensorRT, and prove that it draws the same pictures.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (quickstart, train, export, build, parity, deploy, verify, bench, generate, inspect, doctor, targets):
+    command.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("sagan-deploy"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the program: expected errors become one line and their exit code, bugs keep their traceback (5)."""
+    # Rich must not fold error lines in logs; a pipe that closes early (| head) is no error of ours.
+    try:
+        app()
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except SaganDeployError as error:
+        _stop(str(error), error.exit_code)
+    except Exception as error:
+        # exporters is independent of this package, so its errors are known by their attribute, not imported here.
+        exit_code = getattr(error, "exit_code", None)
+        if exit_code is not None:
+            _stop(str(error), exit_code)
+        import traceback
+
+        traceback.print_exc()
+        _stop("this is a bug in sagan-deploy; please report the lines above", 5)
+
+
+def _stop(message: str, exit_code: int) -> None:
+    typer.echo(f"sagan-deploy: {message}", err=True)
+    sys.exit(exit_code)
