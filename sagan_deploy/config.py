@@ -43,6 +43,8 @@ class AttentionConfig:
                 f"value_ratio (={self.value_ratio}) must be 1 when output_conv is False: "
                 "nothing else brings the values back to the width of the input"
             )
+        if self.pool and self.attention_map == "untransposed":
+            raise ConfigError("pool must be False with attention_map='untransposed': that map is square")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class GeneratorConfig:
             raise ConfigError(f"upsample (={self.upsample}) must have one flag per stage (={self.num_stages})")
         self._check_conditioning()
         self._check_attention()
+        if self.block == "deconv" and not all(self.upsamples):
+            raise ConfigError(f"upsample (={self.upsample}) must be True everywhere with block='deconv': it has stride 2")
         if self.block == "bottleneck" and any(o > i for i, o in zip(self.widths, self.widths[1:], strict=False)):
             raise ConfigError(f"widths (={self.widths}) must not grow with block='bottleneck': its skip drops channels")
 

@@ -1,0 +1,60 @@
+"""The small parts that every block is made of: convolutions with spectral norm, activations, upsampling."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from sagan_deploy.config import Activation
+
+M = TypeVar("M", nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
+
+
+def normalised(layer: M, *, spectral: bool) -> M:
+    """The layer with Xavier weights and zero bias and, when asked, its weight W replaced by W/σ(W).
+
+    σ is the largest singular value, estimated by one power iteration per training step and frozen in evaluation
+    mode: Miyato et al. 2018, arXiv 1802.05957, algorithm 1. SAGAN puts it into both networks.
+    """
+    if isinstance(layer, nn.Embedding):
+        nn.init.normal_(layer.weight)
+    else:
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    if spectral:
+        # 1e-12 only guards a division by zero; every public implementation has a value that cannot be seen.
+        spectral_norm(layer, eps=1e-12)
+    return layer
+
+
+def conv(channels_in: int, channels_out: int, kernel: int, *, bias: bool, spectral: bool) -> nn.Conv2d:
+    """A stride-1 convolution that keeps the resolution."""
+    return normalised(nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=bias), spectral=spectral)
+
+
+def deconv(channels_in: int, channels_out: int, *, bias: bool, spectral: bool) -> nn.ConvTranspose2d:
+    """The 4x4 stride-2 transposed convolution of DCGAN: doubles the resolution."""
+    return normalised(nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, bias=bias), spectral=spectral)
+
+
+def linear(features_in: int, features_out: int, *, bias: bool, spectral: bool) -> nn.Linear:
+    """A fully connected layer."""
+    return normalised(nn.Linear(features_in, features_out, bias=bias), spectral=spectral)
+
+
+def activation(name: Activation, slope: float = 0.2) -> nn.Module:
+    """The activation of that name; `slope` is leaky_relu's negative slope."""
+    if name == "leaky_relu":
+        return nn.LeakyReLU(slope)
+    return {"relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU}[name]()
+
+
+def upsample(x: Tensor, mode: str) -> Tensor:
+    """Double the resolution by nearest or bilinear (half-pixel) interpolation: (n, c, h, w) → (n, c, 2h, 2w)."""
+    if mode == "nearest":
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
