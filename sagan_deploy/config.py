@@ -35,7 +35,7 @@ class AttentionConfig:
     spectral_norm: bool = True
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_choices(self)
         _check(self.key_ratio >= 1, "key_ratio", self.key_ratio, "must be at least 1")
         _check(self.value_ratio >= 1, "value_ratio", self.value_ratio, "must be at least 1")
         if not self.output_conv and self.value_ratio != 1:
@@ -87,7 +87,7 @@ class GeneratorConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_choices(self)
         for name in ("z_dim", "image_channels", "bottom_width"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         _check(self.num_classes >= 0, "num_classes", self.num_classes, "must not be negative")
@@ -165,7 +165,7 @@ class DiscriminatorConfig:
     spectral_norm: bool = True
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_choices(self)
         _check(self.num_classes >= 0, "num_classes", self.num_classes, "must not be negative")
         _check(len(self.widths) >= 1, "widths", self.widths, "must list at least one block")
         if len(self.widths) != len(self.downsample):
@@ -252,7 +252,8 @@ def _check(good: bool, name: str, value: Any, rule: str) -> None:
         raise ConfigError(f"{name} (={value}) {rule}")
 
 
-def _check_choices(config: Any) -> None:
+def check_choices(config: Any) -> None:
+    """Refuse a config whose `Literal` fields hold something else; names the field, the value and the choices."""
     for name, hint in typing.get_type_hints(type(config)).items():
         if typing.get_origin(hint) is Literal and getattr(config, name) not in typing.get_args(hint):
             raise ConfigError(f"{name} (={getattr(config, name)!r}) must be one of {', '.join(typing.get_args(hint))}")

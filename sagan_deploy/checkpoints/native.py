@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sagan_deploy.model.generator import Generator
 
 FORMAT = "sagan-deploy/generator/1"
+HEADER_KEY = "sagan_deploy"
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
     safetensors_torch = require("safetensors.torch", "export")
     header = {
         "format": FORMAT,
-        "config": json.dumps(to_dict(checkpoint.config)),
-        "class_names": json.dumps(checkpoint.class_names),
-        "provenance": json.dumps(checkpoint.provenance),
+        "config": to_dict(checkpoint.config),
+        "class_names": checkpoint.class_names,
+        "provenance": checkpoint.provenance,
     }
-    return write_bytes(path, safetensors_torch.save(checkpoint.state, header))
+    # One entry for all: safetensors writes several in an order that changes from process to process.
+    return write_bytes(path, safetensors_torch.save(checkpoint.state, {HEADER_KEY: json.dumps(header)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -94,10 +96,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path} is not a whole safetensors file ({error}). Copy or train it again.") from error
     try:
         checkpoint = Checkpoint(
-            config=from_dict(GeneratorConfig, json.loads(header["config"])),
+            config=from_dict(GeneratorConfig, header["config"]),
             state=state,
-            class_names=tuple(json.loads(header["class_names"])),
-            provenance=tuple(json.loads(header["provenance"])),
+            class_names=tuple(header["class_names"]),
+            provenance=tuple(header["provenance"]),
             sha256=sha256_bytes(payload),
         )
     except (ConfigError, ValueError, KeyError, TypeError) as error:
@@ -106,8 +108,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def read_header(payload: bytes, name: str) -> dict[str, str]:
-    """The free-text header of a safetensors file of ours, without touching its tensors.
+def read_header(payload: bytes, name: str) -> dict[str, Any]:
+    """The header of a safetensors file of ours, without touching its tensors.
 
     Raises:
         InputError: the bytes are no safetensors file, or one of another project.
@@ -116,7 +118,7 @@ def read_header(payload: bytes, name: str) -> dict[str, str]:
     try:
         if not 2 <= length <= len(payload) - 8:
             raise ValueError(f"its header claims {length} bytes")
-        header = json.loads(payload[8 : 8 + length])["__metadata__"]
+        header = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"][HEADER_KEY])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{name} is not a generator checkpoint (a .safetensors file with a header of this project). "

@@ -1,0 +1,1 @@
+"""The folder that production loads: manifest, artifacts, golden images and how to embed it."""

@@ -1,0 +1,174 @@
+"""What a file is: kind, config, inputs and outputs, where it comes from, what was fused. Nothing is executed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sagan_deploy.bundle.bundle import open_bundle, read_manifest, sidecar_path, unlisted_files
+from sagan_deploy.bundle.manifest import Artifact, Manifest, TensorInfo
+from sagan_deploy.config import GeneratorConfig, from_dict, to_dict
+from sagan_deploy.errors import ConfigError, InputError
+from sagan_deploy.files import read_bytes, sha256_bytes
+from sagan_deploy.filetypes import FileType, detect
+from sagan_deploy.onnx_header import OnnxTensor, read_onnx_header
+from sagan_deploy.runtime.contract import METADATA_PREFIX
+from sagan_deploy.runtime.plan import PRODUCT, read_header
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect_file` found. `facts` are plain JSON values in the order in which they are worth reading."""
+
+    path: str
+    kind: FileType
+    size: int
+    sha256: str | None  # None for a folder
+    facts: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"path": self.path, "kind": self.kind, "size": self.size, "sha256": self.sha256, **self.facts}
+
+
+def inspect_file(path: Path | str) -> Inspection:
+    """Say what a checkpoint, ONNX model, plan or bundle is, from its content and not from its name.
+
+    Raises:
+        InputError: it is something else, or damaged.
+    """
+    path = Path(path)
+    kind = detect(path)
+    if kind == "bundle":
+        bundle = open_bundle(path)
+        checked = bundle.verify_hashes()
+        size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+        facts = {"hashes": f"{checked} files as listed", "unlisted": list(unlisted_files(bundle))}
+        return Inspection(str(path), kind, size, None, facts | _manifest_facts(bundle.manifest))
+    payload = read_bytes(path)
+    readers = {"checkpoint": _checkpoint_facts, "onnx": _onnx_facts, "plan": _plan_facts}
+    return Inspection(str(path), kind, len(payload), sha256_bytes(payload), readers[kind](payload, path))
+
+
+def _checkpoint_facts(payload: bytes, path: Path) -> dict[str, Any]:
+    from sagan_deploy.checkpoints.native import read_header as read_checkpoint_header
+
+    header = read_checkpoint_header(payload, str(path))
+    length = int.from_bytes(payload[:8], "little")
+    tensors = {name: t for name, t in json.loads(payload[8 : 8 + length]).items() if name != "__metadata__"}
+    end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+    if 8 + length + end != len(payload):
+        raise InputError(
+            f"{path} has {len(payload)} bytes, its header says {8 + length + end}: it is truncated or damaged."
+        )
+    parameters: dict[str, int] = {}
+    for tensor in tensors.values():
+        count = 1
+        for size in tensor["shape"]:
+            count *= size
+        parameters[tensor["dtype"]] = parameters.get(tensor["dtype"], 0) + count
+    return {
+        **_generator_facts(_config(header.get("config"), path), tuple(header.get("class_names", ()))),
+        "tensors": len(tensors),
+        "values": parameters,
+        "provenance": list(header.get("provenance", ())),
+    }
+
+
+def _onnx_facts(payload: bytes, path: Path) -> dict[str, Any]:
+    header = read_onnx_header(payload, str(path))
+    ours = {k.removeprefix(METADATA_PREFIX): v for k, v in header.metadata.items() if k.startswith(METADATA_PREFIX)}
+    facts: dict[str, Any] = {
+        "origin": f"sagan-deploy {ours.get('version', '')}".strip() if ours else "another exporter",
+        "inputs": [_tensor(tensor) for tensor in header.inputs],
+        "outputs": [_tensor(tensor) for tensor in header.outputs],
+        "opset": header.opset,
+        "ir_version": header.ir_version,
+        "producer": header.producer,
+        "operators": header.operators,
+        "values": header.weight_dtypes,
+    }
+    if "config" not in ours:
+        return facts | {"metadata": header.metadata}
+    try:
+        config = _config(json.loads(ours["config"]), path)
+        names, provenance = json.loads(ours.get("class_names", "[]")), json.loads(ours.get("provenance", "[]"))
+    except ValueError as error:
+        raise InputError(f"{path} has damaged metadata: {error}.") from error
+    stated = {key: ours[key] for key in ("precision", "form", "attention", "attention_blocks", "output") if key in ours}
+    origin = {"checkpoint_sha256": ours.get("checkpoint_sha256"), "provenance": provenance}
+    return stated | facts | _generator_facts(config, tuple(names)) | origin
+
+
+def _plan_facts(payload: bytes, path: Path) -> dict[str, Any]:
+    header = read_header(payload, str(path))
+    facts: dict[str, Any] = {"engine": f"{PRODUCT[header.flavour]} {header.version_text}"}
+    sidecar = sidecar_path(path)
+    if not sidecar.is_file():
+        return facts | {
+            "sidecar": f"{sidecar.name} is missing: it would say what the plan takes, gives and was built for"
+        }
+    manifest = read_manifest(sidecar)
+    artifact = manifest.artifacts[0]
+    if artifact.sha256 != sha256_bytes(payload):
+        raise InputError(f"{path} is not the plan that {sidecar.name} describes: their SHA-256 differ. Build it again.")
+    return facts | _manifest_facts(manifest)
+
+
+def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "artifacts": [_artifact_facts(artifact) for artifact in manifest.artifacts],
+        **_generator_facts(manifest.generator, manifest.class_names),
+        "golden": None if manifest.golden is None else manifest.golden.path,
+        "checkpoint_sha256": manifest.checkpoint_sha256,
+        "provenance": list(manifest.provenance),
+        "toolkit_version": manifest.toolkit_version,
+        "tools": manifest.tools,
+    }
+
+
+def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "path": artifact.path,
+        "precision": artifact.precision,
+        "form": artifact.form,
+        "attention": artifact.attention,
+        "inputs": [_tensor(tensor) for tensor in artifact.inputs],
+        "outputs": [_tensor(tensor) for tensor in artifact.outputs],
+        "parity": artifact.verdict.status + (f": {artifact.verdict.reason}" if artifact.verdict.reason else ""),
+        "size": artifact.size,
+        "sha256": artifact.sha256,
+    }
+    if plan := artifact.plan:
+        facts |= {
+            "engine": f"{PRODUCT[plan.flavour]} {plan.tensorrt_version}",
+            "targets": list(plan.targets),
+            "batch": [f"{p['z']['min'][0]} to {p['z']['max'][0]}, best at {p['z']['opt'][0]}" for p in plan.profiles],
+            "fused_attention": plan.fused_attention,
+            "layers": plan.layer_count,
+            "activation_bytes": plan.activation_bytes,
+            "weight_bytes": plan.weight_bytes,
+            "onnx_sha256": plan.onnx_sha256,
+        }
+    return facts
+
+
+def _generator_facts(config: GeneratorConfig, class_names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "image": f"{config.image_size}x{config.image_size}, {config.image_channels} channels",
+        "classes": list(class_names) or config.num_classes,
+        "config": to_dict(config),
+    }
+
+
+def _config(values: Any, path: Path) -> GeneratorConfig:
+    try:
+        return from_dict(GeneratorConfig, values)
+    except (ConfigError, TypeError) as error:
+        raise InputError(f"{path} holds a config that this version cannot read: {error}.") from error
+
+
+def _tensor(tensor: TensorInfo | OnnxTensor) -> str:
+    return f"{tensor.name} {tensor.dtype} [{', '.join(map(str, tensor.shape))}]"

@@ -1,0 +1,232 @@
+"""Which artifact runs here, and with what: the best one that does, and for every other one the reason why not."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sagan_deploy.bundle.bundle import Bundle, CorruptError, open_bundle, read_manifest, sidecar_path
+from sagan_deploy.bundle.manifest import Artifact, Manifest
+from sagan_deploy.errors import ConfigError, InputError, MissingError, SaganDeployError
+from sagan_deploy.files import read_bytes
+from sagan_deploy.filetypes import detect
+from sagan_deploy.runtime import cuda
+from sagan_deploy.runtime.contract import Contract, contract_of_artifact
+from sagan_deploy.runtime.generator import Backend, Rejection, RuntimeGenerator
+
+BackendName = Literal["auto", "tensorrt", "onnxruntime"]
+
+# fp16 is what CUDA is fast at; on the CPU ONNX Runtime computes it in fp32 after many conversions.
+_PREFERENCE = {
+    "onnxruntime-cuda": ("fp16", "mixed", "fp32", "bf16"),
+    "onnxruntime-cpu": ("fp32", "mixed", "fp16", "bf16"),
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run one file.
+
+    `ready` raises `MissingError` when this machine cannot, without reading the file; `read` returns the file after
+    its hash was checked; `open` makes the backend.
+    """
+
+    backend: Literal["tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
+    file: str
+    artifact: Artifact | None
+    ready: Callable[[], object]
+    read: Callable[[], bytes]
+    open: Callable[[bytes], tuple[Backend, Contract]]
+
+    def load(self, rejected: Iterable[Rejection] = ()) -> RuntimeGenerator:
+        """Open it, or raise what speaks against it."""
+        if self.artifact is not None and self.artifact.verdict.status == "failed":
+            raise InputError(f"{self.file} failed parity when it was made: {self.artifact.verdict.reason}")
+        self.ready()
+        backend, contract = self.open(self.read())
+        return RuntimeGenerator(contract, backend, artifact=self.file, rejected=tuple(rejected))
+
+
+def load(
+    path: Path | str, *, backend: BackendName = "auto", device: str | None = None, threads: int | None = None
+) -> RuntimeGenerator:
+    """Load a generator with the best engine that this machine has for it.
+
+    The order is: a TensorRT plan that fits the GPU and the installed version, ONNX Runtime with CUDA, ONNX Runtime on
+    the CPU. A request for a backend or a device is met or refused, never replaced by something slower.
+
+    Args:
+        path: a bundle, an ``.onnx`` or a ``.plan`` with its ``.plan.json`` beside it.
+        backend: ``"tensorrt"`` or ``"onnxruntime"`` to have only that.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` to have only that.
+        threads: threads inside one run on the CPU; None leaves it to ONNX Runtime.
+
+    Raises:
+        InputError: the file is corrupt, of another kind, or does not fit this machine.
+        MissingError: a package, a driver or a GPU that the request needs is missing.
+        ConfigError: the options contradict each other.
+    """
+    if backend not in ("auto", "tensorrt", "onnxruntime"):
+        raise ConfigError(f"backend (={backend!r}) must be auto, tensorrt or onnxruntime")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads (={threads}) must be at least 1")
+    if backend == "tensorrt" and device == "cpu":
+        raise ConfigError("backend 'tensorrt' needs a GPU; it cannot run with device 'cpu'")
+    wanted = [
+        c
+        for c in candidates(path, device=device, threads=threads)
+        if backend == "auto" or c.backend.startswith(backend)
+    ]
+    if not wanted:
+        raise InputError(f"{path} holds nothing that runs with backend {backend!r} and device {device or 'any'!r}.")
+    rejected: list[Rejection] = []
+    errors: list[SaganDeployError] = []
+    for candidate in _in_order(wanted):
+        try:
+            return candidate.load(rejected)
+        except CorruptError:
+            raise  # a damaged file is never a reason to quietly take another one
+        except (InputError, MissingError) as error:
+            rejected.append(Rejection(candidate.backend, candidate.file, str(error)))
+            errors.append(error)
+    # The CPU asks for nothing special: what an ONNX model is refused for there is the model's own fault.
+    if len(errors) == 1 or (rejected[-1].backend == "onnxruntime-cpu" and isinstance(errors[-1], InputError)):
+        raise errors[-1]
+    missing = any(isinstance(error, MissingError) for error in errors)
+    raise (MissingError if missing else InputError)(f"nothing in {path} runs here. " + " | ".join(map(str, rejected)))
+
+
+def candidates(path: Path | str, *, device: str | None = None, threads: int | None = None) -> list[Candidate]:
+    """Every way to run every file of `path`, in the order of the manifest.
+
+    Raises:
+        InputError: `path` is no bundle, ONNX model or plan.
+        ConfigError: `device` is no device.
+    """
+    path = Path(path)
+    cpu, gpu = _devices(device)
+    kind = detect(path)
+    if kind == "checkpoint":
+        raise InputError(
+            f"{path} is a checkpoint; production runs what is made from it: sagan-deploy deploy {path} --out bundle"
+        )
+    if kind == "bundle":
+        bundle = open_bundle(path)
+        found = [_of_artifact(bundle, artifact, gpu, threads) for artifact in bundle.manifest.artifacts]
+        ways = [way for group in found for way in group]
+    elif kind == "plan":
+        manifest = _sidecar(path)
+        ways = [_plan(manifest, manifest.artifacts[0], path.name, lambda: None, lambda: read_bytes(path), gpu)]
+    else:
+        ways = _onnx(path.name, None, lambda: read_bytes(path), None, gpu, threads)
+    return [way for way in ways if (cpu if way.backend == "onnxruntime-cpu" else gpu is not None)]
+
+
+def _in_order(ways: list[Candidate]) -> list[Candidate]:
+    """All plans as the manifest lists them, then the best ONNX model for CUDA, then the best one for the CPU."""
+    plans = [way for way in ways if way.backend == "tensorrt"]
+    return [*plans, *_best(ways, "onnxruntime-cuda"), *_best(ways, "onnxruntime-cpu")]
+
+
+def _best(ways: list[Candidate], backend: str) -> list[Candidate]:
+    def rank(way: Candidate) -> tuple[bool, int]:
+        if way.artifact is None:
+            return False, 0
+        return way.artifact.verdict.status == "failed", _PREFERENCE[backend].index(way.artifact.precision)
+
+    return sorted((way for way in ways if way.backend == backend), key=rank)[:1]
+
+
+def _of_artifact(bundle: Bundle, artifact: Artifact, gpu: int | None, threads: int | None) -> list[Candidate]:
+    if artifact.kind == "onnx":
+        read = functools.partial(bundle.read, artifact)
+        return _onnx(artifact.path, artifact, read, bundle.manifest, gpu, threads)
+
+    def ready() -> None:
+        if reason := cuda.unavailable():
+            raise MissingError(f"it needs an NVIDIA GPU: {reason}.")
+
+    # Opening a plan checks its hash, in its place in the order of checks.
+    def read_plan() -> bytes:
+        return read_bytes(bundle.file_path(artifact))
+
+    return [_plan(bundle.manifest, artifact, artifact.path, ready, read_plan, gpu)]
+
+
+def _plan(
+    manifest: Manifest,
+    artifact: Artifact,
+    name: str,
+    ready: Callable[[], None],
+    read: Callable[[], bytes],
+    gpu: int | None,
+) -> Candidate:
+    def open_(payload: bytes) -> tuple[Backend, Contract]:
+        from sagan_deploy.runtime.tensorrt import open_plan
+
+        return open_plan(payload, name, manifest, artifact, device=gpu or 0)
+
+    return Candidate("tensorrt", name, artifact, ready, read, open_)
+
+
+def _onnx(
+    name: str,
+    artifact: Artifact | None,
+    read: Callable[[], bytes],
+    manifest: Manifest | None,
+    gpu: int | None,
+    threads: int | None,
+) -> list[Candidate]:
+    from sagan_deploy.runtime.ort import load_onnxruntime, open_onnx
+
+    def open_(device: int | None, payload: bytes) -> tuple[Backend, Contract]:
+        backend, contract = open_onnx(payload, name, device=device, threads=threads)
+        if manifest is not None and artifact is not None:
+            _check_agree(name, contract, contract_of_artifact(manifest, artifact))
+        return backend, contract
+
+    def way(backend: Literal["onnxruntime-cuda", "onnxruntime-cpu"], device: int | None) -> Candidate:
+        ready = functools.partial(load_onnxruntime, device)
+        return Candidate(backend, name, artifact, ready, read, functools.partial(open_, device))
+
+    return [way("onnxruntime-cuda", gpu or 0), way("onnxruntime-cpu", None)]
+
+
+def _check_agree(name: str, found: Contract, stated: Contract) -> None:
+    pairs = {
+        "config": (found.config, stated.config),
+        "output": (found.output, stated.output),
+        "type of z": (found.z_dtype, stated.z_dtype),
+        "type of images": (found.image_dtype, stated.image_dtype),
+    }
+    for what, (model, manifest) in pairs.items():
+        if model != manifest:
+            raise CorruptError(f"{name} and the manifest disagree on the {what}: {model} and {manifest}.")
+
+
+def _sidecar(plan: Path) -> Manifest:
+    path = sidecar_path(plan)
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing: it says what {plan.name} takes and gives. Copy it too, or build the plan again with: "
+            f"sagan-deploy build model.onnx --out {plan.name}"
+        )
+    manifest = read_manifest(path)
+    if len(manifest.artifacts) != 1 or manifest.artifacts[0].kind != "plan":
+        raise InputError(f"{path} must describe one plan; it describes {[a.path for a in manifest.artifacts]}.")
+    return manifest
+
+
+def _devices(device: str | None) -> tuple[bool, int | None]:
+    """Whether the CPU may be used, and which GPU may be."""
+    if device is None:
+        return True, 0
+    if device == "cpu":
+        return True, None
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number or "0").isdecimal() or device.endswith(":"):
+        raise ConfigError(f"device (={device!r}) must be cpu, cuda or cuda:N")
+    return False, int(number or 0)

@@ -1,0 +1,152 @@
+"""ONNX models in ONNX Runtime, on the CPU or with CUDA."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagan_deploy.errors import InputError, MissingError
+from sagan_deploy.optional import require
+from sagan_deploy.runtime.contract import METADATA_PREFIX, Contract, contract_of_metadata
+
+# ONNX Runtime has no limit of its own; parts of this size keep the memory of a large request bounded.
+MAX_BATCH = 64
+
+_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeBackend:
+    """One session. ONNX Runtime's sessions may be run from many threads at once."""
+
+    def __init__(self, session: Any, contract: Contract, device: int | None) -> None:
+        self.name = "onnxruntime-cpu" if device is None else "onnxruntime-cuda"
+        self.max_batch = MAX_BATCH
+        self.session: Any = session
+        self._conditional = contract.config.conditional
+        self._lock = threading.Lock()
+
+    def run(self, z: NDArray[Any], labels: NDArray[np.int64] | None) -> NDArray[Any]:
+        """Images for checked inputs."""
+        session = self.session
+        if session is None:
+            raise InputError("this generator is closed; load it again.")
+        feed = {"z": z, "labels": labels} if self._conditional else {"z": z}
+        try:
+            images: NDArray[Any] = session.run(_OUTPUTS, feed)[0]
+        except Exception as error:  # its exceptions share no documented base
+            raise MissingError(f"ONNX Runtime failed on a batch of {len(z)}: {_first_line(error)}") from error
+        return images
+
+    def close(self) -> None:
+        """Release the session; runs in other threads finish on their own reference."""
+        with self._lock:
+            self.session = None
+
+
+_OUTPUTS = ["images"]
+
+
+def load_onnxruntime(device: int | None) -> Any:
+    """The module ``onnxruntime``, able to use the device as far as can be told without a model.
+
+    Raises:
+        MissingError: it is not installed, or it is the package without CUDA.
+    """
+    ort = require("onnxruntime", "onnxruntime-gpu" if device is not None else "onnxruntime")
+    if device is not None and "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise MissingError(
+            "the installed onnxruntime has no CUDA provider. Replace it: "
+            "pip uninstall onnxruntime; pip install 'sagan-deploy[onnxruntime-gpu]'"
+        )
+    return ort
+
+
+def open_onnx(
+    payload: bytes, name: str, *, device: int | None = None, threads: int | None = None
+) -> tuple[OnnxRuntimeBackend, Contract]:
+    """Open an ONNX model of this project.
+
+    Args:
+        payload: the content of the file.
+        name: the file, for messages.
+        device: number of the CUDA device, None for the CPU.
+        threads: threads inside one run on the CPU; None leaves it to ONNX Runtime.
+
+    Returns:
+        The backend, and what the model says of itself.
+
+    Raises:
+        MissingError: ONNX Runtime, or what it needs for the device, is missing.
+        InputError: no ONNX model, or not one of this project.
+    """
+    ort = load_onnxruntime(device)
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device is not None:
+        # Without this a session that cannot use CUDA runs on the CPU and only a log line tells.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.log_severity_level = _LOG_ERRORS_ONLY + 1
+        # TF32 rounds to 10 bits inside an fp32 model: that is not what was held against PyTorch.
+        providers = [("CUDAExecutionProvider", {"device_id": str(device), "use_tf32": "0"})]
+    try:
+        session = ort.InferenceSession(payload, options, providers=providers)
+    except Exception as error:  # its exceptions share no documented base
+        raise _open_error(error, name, device) from error
+    if device is not None and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise MissingError(f"ONNX Runtime did not take CUDA for {name}; it offers {session.get_providers()}.")
+    contract = _check_session(session, name)
+    return OnnxRuntimeBackend(session, contract, device), contract
+
+
+def _open_error(error: Exception, name: str, device: int | None) -> Exception:
+    kind, line = type(error).__name__, _first_line(error)
+    if kind in ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoModel"):
+        return InputError(f"{name} is no ONNX model that ONNX Runtime can read ({line}). Export it again.")
+    if device is not None:
+        return MissingError(f"ONNX Runtime cannot run {name} on CUDA device {device}: {line}")
+    if kind == "NotImplemented":
+        return MissingError(f"ONNX Runtime cannot run {name} on the CPU: {line}")
+    return InputError(f"ONNX Runtime refuses {name}: {line}")
+
+
+def _check_session(session: Any, name: str) -> Contract:
+    arrays = {item.name: item for item in (*session.get_inputs(), *session.get_outputs())}
+    types = {key: _TYPES.get(item.type, item.type) for key, item in arrays.items()}
+    metadata = session.get_modelmeta().custom_metadata_map
+    if METADATA_PREFIX + "config" in metadata and ("z" not in types or "images" not in types):
+        raise InputError(f"{name} has the inputs and outputs {', '.join(types)}; z and images are expected.")
+    floats = ("float32", "float16")
+    z_dtype = np.dtype(types["z"] if types.get("z") in floats else "float32")
+    image_dtype = np.dtype(types["images"] if types.get("images") in (*floats, "uint8") else "float32")
+    contract = contract_of_metadata(metadata, z_dtype, image_dtype, name)
+    inputs = tuple(item.name for item in session.get_inputs())
+    outputs = tuple(item.name for item in session.get_outputs())
+    if inputs != contract.input_names or outputs != ("images",):
+        raise InputError(
+            f"{name} maps {inputs} to {outputs}; its config asks for {contract.input_names} to ('images',)."
+        )
+    for key, item in arrays.items():
+        # A dimension that torch computes from the batch has a name of its own, so only numbers are compared.
+        found, expected = tuple(item.shape), contract.shape(key)
+        known = len(found) == len(expected) + 1 and all(
+            not isinstance(a, int) or a == b for a, b in zip(found[1:], expected, strict=True)
+        )
+        if not known or isinstance(found[0], int) or types[key] != contract.dtype(key).name:
+            raise InputError(
+                f"{name} has {key} as {types[key]} {found}; its config asks for {contract.dtype(key).name} "
+                f"{('n', *expected)} with a batch n that is free."
+            )
+    if (contract.output == "uint8") != (image_dtype == np.uint8):
+        raise InputError(f"{name} writes {image_dtype} images, but its metadata says {contract.output}.")
+    return contract
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

@@ -1,0 +1,260 @@
+"""TensorRT plans on a GPU, for both flavours of TensorRT through the names that all their versions share.
+
+One engine, shared; one `Session` (context, stream, buffers) per thread that runs at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagan_deploy.bundle.manifest import Artifact, Manifest
+from sagan_deploy.errors import InputError, MissingError
+from sagan_deploy.runtime import cuda as cuda_module
+from sagan_deploy.runtime.contract import Contract, contract_of_artifact
+from sagan_deploy.runtime.plan import PRODUCT, Flavour, Machine, preflight, rebuild_command
+from sagan_deploy.runtime.session import Session, TensorRTError
+
+log = logging.getLogger(__name__)
+
+# A GPU gains little from more generators at once, and every context holds its own activation memory.
+MAX_SESSIONS = 4
+
+
+@functools.cache
+def load_tensorrt(flavour: Flavour) -> ModuleType:
+    """The module ``tensorrt`` or ``tensorrt_rtx``.
+
+    Raises:
+        MissingError: it is not installed, or its libraries are not.
+    """
+    module = "tensorrt_rtx" if flavour == "rtx" else "tensorrt"
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        raise MissingError(
+            f"{PRODUCT[flavour]} cannot be imported here ({error}). Install it: pip install 'sagan-deploy[{flavour}]'"
+        ) from error
+
+
+@functools.cache
+def recording_logger(trt: Any) -> Any:
+    """The one logger of a TensorRT module: the first one made serves the whole process.
+
+    It forwards to Python's logging and has ``records(…)``, a context manager that collects this thread's errors.
+    """
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.sinks = threading.local()
+
+        def log(self, severity: Any, msg: str) -> None:
+            bad = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
+            log.log(logging.ERROR if bad else logging.DEBUG, "%s", msg)
+            # Without a driver every mistake is logged twice; the second record only says that there is none.
+            if bad and "catchCudaError" not in msg:
+                getattr(self.sinks, "errors", []).append(msg)
+
+        @contextlib.contextmanager
+        def records(self) -> Iterator[list[str]]:
+            outer, self.sinks.errors = getattr(self.sinks, "errors", []), []
+            try:
+                yield self.sinks.errors
+            finally:
+                self.sinks.errors = outer
+
+    return Logger()
+
+
+class TensorRTBackend:
+    """A deserialised plan and the sessions that run it."""
+
+    def __init__(
+        self, trt: Any, cuda: Any, loaded: tuple[Any, Any], artifact: Artifact, contract: Contract, device: int
+    ) -> None:
+        if artifact.plan is None:
+            raise InputError(f"{artifact.path} is no plan.")
+        self.name = "tensorrt_rtx" if artifact.plan.flavour == "rtx" else "tensorrt"
+        self.max_batch = artifact.plan.max_batch
+        self._trt, self._cuda = trt, cuda
+        self._runtime, self._engine = loaded
+        self._plan, self._contract, self._device = artifact.plan, contract, device
+        self._idle: list[Session] = []
+        self._slots = threading.BoundedSemaphore(MAX_SESSIONS)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def warm_up(self) -> None:
+        """Make the first session, so that a plan which cannot run says so when it is loaded."""
+        with self._session():
+            pass
+
+    def run(self, z: NDArray[Any], labels: NDArray[np.int64] | None) -> NDArray[Any]:
+        """Images for checked inputs; waits while all sessions are busy."""
+        inputs = {"z": z} if labels is None else {"z": z, "labels": labels}
+        with recording_logger(self._trt).records() as records, self._session() as session:
+            try:
+                return session.run(inputs)
+            except TensorRTError as error:
+                raise _refused(str(error), records) from error
+
+    def close(self) -> None:
+        """Free the idle sessions and drop the engine; a busy session is freed by the thread that uses it."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            self._engine = None  # before the runtime that made it
+            self._runtime = None
+        with contextlib.ExitStack() as stack:
+            for session in idle:
+                stack.callback(session.close)
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Session]:
+        with self._slots:
+            self._cuda.use_device(self._device)
+            session = self._take()
+            try:
+                yield session
+            except BaseException:
+                # Its stream may hold half a batch: nobody should get that one again.
+                with contextlib.suppress(MissingError):  # the first error says more than that of cleaning up
+                    session.close()
+                raise
+            with self._lock:
+                keep = not self._closed
+                if keep:
+                    self._idle.append(session)
+            if not keep:
+                session.close()
+
+    def _take(self) -> Session:
+        with self._lock:
+            if self._closed:
+                raise InputError("this generator is closed; load it again.")
+            if self._idle:
+                return self._idle.pop()
+            engine = self._engine
+        logger = recording_logger(self._trt)
+        with logger.records() as records:
+            try:
+                return Session(self._cuda, engine, self._plan, self._contract)
+            except TensorRTError as error:
+                raise _refused(str(error), records) from error
+
+
+def open_plan(
+    payload: bytes,
+    name: str,
+    manifest: Manifest,
+    artifact: Artifact,
+    *,
+    device: int = 0,
+    trt: Any = None,
+    cuda: Any = cuda_module,
+) -> tuple[TensorRTBackend, Contract]:
+    """Open a plan for running.
+
+    Args:
+        payload: the content of the file.
+        name: the file, for messages.
+        manifest: the bundle's, or the plan's sidecar.
+        artifact: the entry of `manifest` for this plan.
+        device: number of the CUDA device.
+        trt: the TensorRT module; None imports the flavour of the plan.
+        cuda: the module `sagan_deploy.runtime.cuda` or one with the same names.
+
+    Returns:
+        The backend, and the arrays it takes and gives.
+
+    Raises:
+        InputError: the plan is damaged or does not fit this machine.
+        MissingError: TensorRT, a driver or a GPU is missing, or the GPU refuses.
+    """
+
+    def version(flavour: Flavour) -> str:
+        return str((trt or load_tensorrt(flavour)).__version__)
+
+    def capability() -> tuple[int, int]:
+        if reason := cuda.unavailable():
+            raise MissingError(f"{name} needs an NVIDIA GPU: {reason}.")
+        if device >= cuda.device_count():
+            raise MissingError(f"there is no CUDA device {device}; this machine has {cuda.device_count()}.")
+        found: tuple[int, int] = cuda.compute_capability(device)
+        return found
+
+    preflight(payload, name, manifest, artifact, Machine(version, capability))
+    contract = contract_of_artifact(manifest, artifact)
+    module = trt or load_tensorrt("rtx" if artifact.plan is not None and artifact.plan.flavour == "rtx" else "tensorrt")
+    cuda.use_device(device)
+    rebuild = rebuild_command(manifest, artifact)
+    runtime, engine = _deserialize(module, payload, name, rebuild)
+    _check_engine(module, engine, name, contract, rebuild)
+    backend = TensorRTBackend(module, cuda, (runtime, engine), artifact, contract, device)
+    try:
+        backend.warm_up()
+    except BaseException:
+        backend.close()
+        raise
+    return backend, contract
+
+
+def _deserialize(trt: Any, payload: bytes, name: str, rebuild: str) -> tuple[Any, Any]:
+    logger = recording_logger(trt)
+    with logger.records() as records:
+        runtime = trt.Runtime(logger)
+        if hasattr(runtime, "get_engine_validity"):
+            _check_validity(trt, runtime, payload, name, rebuild)
+        engine = runtime.deserialize_cuda_engine(payload)
+    if engine is None:
+        raise _refused(f"TensorRT cannot load {name}", records, rebuild)
+    return runtime, engine
+
+
+def _check_validity(trt: Any, runtime: Any, payload: bytes, name: str, rebuild: str) -> None:
+    validity, diagnostics = runtime.get_engine_validity(payload[: runtime.engine_header_size])
+    if validity != trt.EngineValidity.INVALID:
+        return
+    words = {
+        "VERSION_MISMATCH": "another version of TensorRT built it",
+        "UNSUPPORTED_CC": "it was built for other GPUs",
+        "OLD_CUDA_DRIVER": "the NVIDIA driver is too old",
+        "OLD_CUDA_RUNTIME": "the CUDA runtime is too old",
+        "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory",
+        "MALFORMED_ENGINE": "the file is damaged",
+        "CUDA_ERROR": "CUDA reported an error",
+    }
+    bits = trt.EngineInvalidityDiagnostics
+    reasons = [text for key, text in words.items() if hasattr(bits, key) and int(diagnostics) & int(getattr(bits, key))]
+    raise InputError(
+        f"TensorRT for RTX finds {name} invalid here: {' and '.join(reasons) or 'no GPU answered'}. {rebuild}"
+    )
+
+
+def _check_engine(trt: Any, engine: Any, name: str, contract: Contract, rebuild: str) -> None:
+    dtypes = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "UINT8": "uint8"}
+    found, expected = {}, {}
+    for index in range(engine.num_io_tensors):
+        key = engine.get_tensor_name(index)
+        kind = "input" if engine.get_tensor_mode(key) == trt.TensorIOMode.INPUT else "output"
+        dtype = engine.get_tensor_dtype(key).name
+        found[key] = (kind, dtypes.get(dtype, dtype), tuple(engine.get_tensor_shape(key))[1:])
+    for key in (*contract.input_names, "images"):
+        expected[key] = ("output" if key == "images" else "input", contract.dtype(key).name, contract.shape(key))
+    if found != expected:
+        raise InputError(f"{name} has the inputs and outputs {found}; its manifest says {expected}. {rebuild}")
+
+
+def _refused(what: str, records: list[str], advice: str = "") -> InputError:
+    said = "; ".join(" ".join(record.split())[:200] for record in records[:3]) or "it gave no reason"
+    return InputError(f"{what}: {said}. {advice}".rstrip())
