@@ -7,11 +7,13 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
+from sagan_deploy.bundle.manifest import Artifact, TensorInfo, Verdict, image_shape
 from sagan_deploy.checkpoints.native import Checkpoint
-from sagan_deploy.config import to_dict
+from sagan_deploy.config import GeneratorConfig, from_dict, to_dict
 from sagan_deploy.errors import ConfigError
+from sagan_deploy.files import sha256_bytes
 from sagan_deploy.optional import require
 from sagan_deploy.progress import Progress, silent
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sagan_deploy.model.generator import Generator
+    from sagan_deploy.bundle.manifest import Precision
     from sagan_deploy.model.inference import InferenceOptions
 
 Form = Literal["inference", "training"]
@@ -36,6 +39,7 @@ class ExportedGenerator:
     payload: bytes
     opset: int
     nodes: int
+    z_type: Literal["float32", "float16"]
     metadata: dict[str, str]
 
 
@@ -82,6 +86,37 @@ def export_generator(
     return exported
 
 
+def onnx_artifact(exported: ExportedGenerator, path: str) -> Artifact:
+    """The manifest's entry for an exported file that lies at `path`; nobody has judged it yet."""
+    metadata = exported.metadata
+    config = from_dict(GeneratorConfig, json.loads(metadata["sagan_deploy.config"]))
+    output = cast('Literal["float", "uint8"]', metadata["sagan_deploy.output"])
+    meaning = json.loads(metadata["sagan_deploy.meaning"])
+    inputs = [TensorInfo("z", exported.z_type, ("n", config.z_dim), meaning["z"])]
+    if config.conditional:
+        inputs.append(TensorInfo("labels", "int64", ("n",), meaning["labels"]))
+    images = TensorInfo(
+        "images",
+        "float32" if output == "float" else "uint8",
+        ("n", *image_shape(config, output)),
+        meaning["images"],
+    )
+    return Artifact(
+        path=path,
+        kind="onnx",
+        sha256=sha256_bytes(exported.payload),
+        size=len(exported.payload),
+        precision=cast("Precision", metadata["sagan_deploy.precision"]),
+        form=cast("Form", metadata["sagan_deploy.form"]),
+        attention=cast('Literal["fused", "decomposed"]', metadata["sagan_deploy.attention"]),
+        output=output,
+        inputs=tuple(inputs),
+        outputs=(images,),
+        plan=None,
+        verdict=Verdict("not_run", "not judged yet"),
+    )
+
+
 def baked(generator: Generator) -> Generator:
     """The training form in float32 with every W/σ computed once, in float64, and written as a plain weight."""
     from torch.nn.utils import parametrize
@@ -117,7 +152,9 @@ def _export(
     metadata = _metadata(module, checkpoint, options, form)
     metadata["sagan_deploy.stages"] = json.dumps(stage_outputs(result.payload, _comparable_stages(module)))
     payload = add_metadata(result.payload, metadata)
-    return ExportedGenerator(payload, result.opset, result.nodes, metadata)
+    return ExportedGenerator(
+        payload, result.opset, result.nodes, "float16" if z_type == torch.float16 else "float32", metadata
+    )
 
 
 def _metadata(

@@ -104,6 +104,15 @@ def refuse_existing(path: Path, *, marker: str, force: bool) -> None:
         raise InputError(f"{path} is not a folder that this command made (it has no {marker}), so it is not replaced.")
 
 
+def refuse_existing_file(path: Path, *, force: bool) -> None:
+    """Stop before any work is done when the output file exists already and may not be replaced."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; --out must name a file.")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already. Choose another --out, or replace it with --force.")
+
+
 def _swap(new: Path, path: Path, *, force: bool) -> None:
     # Two runs may finish at once: the loser's rename fails because the folder is not empty, and says so.
     retired = None

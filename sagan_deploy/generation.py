@@ -1,4 +1,4 @@
-"""Draw images from whatever holds a generator: a checkpoint, an ONNX model, a plan or a bundle. And put them on disk."""
+"""Draw images from whatever holds a generator (checkpoint, ONNX model, plan, bundle) and put them on disk."""
 
 from __future__ import annotations
 

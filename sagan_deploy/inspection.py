@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sagan_deploy.bundle.bundle import open_bundle, read_manifest, sidecar_path, unlisted_files
+from sagan_deploy.bundle.bundle import find_manifest, open_bundle, sidecar_path, unlisted_files
 from sagan_deploy.bundle.manifest import Artifact, Manifest, TensorInfo
 from sagan_deploy.config import GeneratorConfig, from_dict, to_dict
 from sagan_deploy.errors import ConfigError, InputError
@@ -105,16 +106,13 @@ def _onnx_facts(payload: bytes, path: Path) -> dict[str, Any]:
 def _plan_facts(payload: bytes, path: Path) -> dict[str, Any]:
     header = read_header(payload, str(path))
     facts: dict[str, Any] = {"engine": f"{PRODUCT[header.flavour]} {header.version_text}"}
-    sidecar = sidecar_path(path)
-    if not sidecar.is_file():
-        return facts | {
-            "sidecar": f"{sidecar.name} is missing: it would say what the plan takes, gives and was built for"
-        }
-    manifest = read_manifest(sidecar)
-    artifact = manifest.artifacts[0]
+    found, sidecar = find_manifest(path), sidecar_path(path).name
+    if found is None:
+        return facts | {"sidecar": f"{sidecar} is missing: it would say what the plan takes, gives and was built for"}
+    manifest, artifact = found
     if artifact.sha256 != sha256_bytes(payload):
-        raise InputError(f"{path} is not the plan that {sidecar.name} describes: their SHA-256 differ. Build it again.")
-    return facts | _manifest_facts(manifest)
+        raise InputError(f"{path} is not the plan that its manifest describes: the SHA-256 differs. Build it again.")
+    return facts | _manifest_facts(dataclasses.replace(manifest, artifacts=(artifact,)))
 
 
 def _manifest_facts(manifest: Manifest) -> dict[str, Any]:

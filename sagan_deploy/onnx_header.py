@@ -78,6 +78,8 @@ def _model(data: memoryview) -> OnnxHeader:
         raise _DamageError("it has no graph")
     entries = [dict(_fields(_bytes(value))) for number, value in fields if number == 14]
     opsets = [dict(_fields(_bytes(value))) for number, value in fields if number == 8]
+    if not opsets:
+        raise _DamageError("it names no operator set")
     nodes, weights, inputs, outputs = _graph(graphs[-1])
     return OnnxHeader(
         ir_version=ir_versions[-1],

@@ -66,7 +66,10 @@ def tiny_onnx(
     constants = {"w": (w * gain).astype(array), "table": table.astype(array), "shape": np.array([-1, 3, SIZE, SIZE])}
     nodes = [helper.make_node("Cast", ["z"], ["z_cast"], to=kind), helper.make_node("MatMul", ["z_cast", "w"], ["x"])]
     if config.conditional:
-        nodes += [helper.make_node("Gather", ["table", "labels"], ["row"]), helper.make_node("Add", ["x", "row"], ["y"])]
+        nodes += [
+            helper.make_node("Gather", ["table", "labels"], ["row"]),
+            helper.make_node("Add", ["x", "row"], ["y"]),
+        ]
     else:
         constants.pop("table")
         nodes += [helper.make_node("Identity", ["x"], ["y"])]
@@ -162,7 +165,9 @@ def plan_bytes(magic: bytes = b"vtrt", version: tuple[int, ...] = (1, 7, 1, 116)
     return magic + struct.pack("<I8xQ4B", 0, size, *version) + bytes(36) + body
 
 
-def plan_artifact(payload: bytes, path: str = "engines/sm_89.plan", config: GeneratorConfig = CONFIG, **changes) -> Artifact:
+def plan_artifact(
+    payload: bytes, path: str = "engines/sm_89.plan", config: GeneratorConfig = CONFIG, **changes
+) -> Artifact:
     facts = {
         "flavour": "rtx",
         "tensorrt_version": "1.7.1.116",

@@ -98,6 +98,27 @@ def sidecar_path(plan: Path) -> Path:
     return plan.with_name(plan.name + ".json")
 
 
+def find_manifest(plan: Path) -> tuple[Manifest, Artifact] | None:
+    """The manifest that describes a plan, and its entry: the sidecar, or that of the bundle in which the plan lies.
+
+    Raises:
+        InputError: a manifest is there and damaged, or the sidecar describes something else than one plan.
+    """
+    sidecar = sidecar_path(plan)
+    if sidecar.is_file():
+        manifest = read_manifest(sidecar)
+        if len(manifest.artifacts) != 1 or manifest.artifacts[0].kind != "plan":
+            raise InputError(f"{sidecar} must describe one plan; it describes {[a.path for a in manifest.artifacts]}.")
+        return manifest, manifest.artifacts[0]
+    absolute = plan.absolute()
+    for folder in absolute.parents[:3]:
+        if is_bundle(folder):
+            manifest = open_bundle(folder).manifest
+            name = absolute.relative_to(folder).as_posix()
+            return next(((manifest, artifact) for artifact in manifest.artifacts if artifact.path == name), None)
+    return None
+
+
 def hashed_file(folder: Path, path: str) -> HashedFile:
     """A file of the folder with its hash, as the manifest lists it."""
     return HashedFile(path, sha256(folder / path))

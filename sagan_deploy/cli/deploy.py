@@ -1,8 +1,22 @@
-"""`sagan-deploy deploy`."""
+"""`sagan-deploy deploy`: export, build and parity in one go."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Literal
+
 import typer
+
+from sagan_deploy.cli.talk import (
+    ForceOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    print_json,
+    print_result,
+    progress_bars,
+    say,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -10,5 +24,54 @@ def register(app: typer.Typer) -> None:
     app.command()(deploy)
 
 
-def deploy() -> None:
-    """Not written yet."""
+def deploy(
+    checkpoint: Annotated[Path, typer.Argument(help="A generator checkpoint (.safetensors).")],
+    out: Annotated[Path, typer.Argument(help="The bundle to make: a folder.")],
+    precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, bf16.")] = "fp32,fp16",
+    target: Annotated[
+        str | None,
+        typer.Option(help="GPUs for the TensorRT plan, or 'none'; by default all RTX GPUs if the builder is here."),
+    ] = None,
+    flavour: Annotated[Literal["auto", "tensorrt", "rtx"], typer.Option(help="Which TensorRT.")] = "auto",
+    attention: Annotated[Literal["auto", "fused", "decomposed"], typer.Option(help="As in export.")] = "auto",
+    output: Annotated[Literal["float", "uint8"], typer.Option(help="What the engines give.")] = "float",
+    opt_batch: Annotated[int, typer.Option(min=1, help="The batch that the plan is tuned for.")] = 8,
+    max_batch: Annotated[int, typer.Option(min=1, help="The largest batch that the plan takes.")] = 64,
+    count: Annotated[int | None, typer.Option(min=1, help="Latents that parity judges; by default by image size.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="A parity policy (TOML).")] = None,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Export, build and judge a generator, and put what passed into one bundle.
+
+    Example: sagan-deploy deploy generator.safetensors bundle --target rtx-4090,rtx-5090
+    """
+    from sagan_deploy.checkpoints.native import load_checkpoint
+    from sagan_deploy.deploy import DeployOptions
+    from sagan_deploy.deploy import deploy as run
+    from sagan_deploy.parity.policy import Policy, load_policy
+    from sagan_deploy.reports.console import artifact_table
+
+    targets = None if target is None else () if target == "none" else tuple(target.split(","))
+    options = DeployOptions(
+        precisions=tuple(part.strip() for part in precision.split(",")),  # type: ignore[arg-type]
+        targets=targets,
+        flavour=flavour,
+        attention=attention,
+        output=output,
+        opt_batch=opt_batch,
+        max_batch=max_batch,
+        images=count,
+        seed=seed,
+        policy=load_policy(policy) if policy is not None else Policy(),
+    )
+    with progress_bars(quiet=quiet) as progress:
+        made = run(load_checkpoint(checkpoint), out, options, force=force, progress=progress)
+    for name, reason in made.skipped.items():
+        say(f"not made: {name}: {reason}", quiet=quiet)
+    if json:
+        print_json({"bundle": str(out), "manifest": made.manifest.to_dict(), "seconds": made.seconds, "skipped": made.skipped})
+    else:
+        print_result(artifact_table(made.manifest, made.seconds))

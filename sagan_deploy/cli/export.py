@@ -1,8 +1,13 @@
-"""`sagan-deploy export`."""
+"""`sagan-deploy export`: a checkpoint to ONNX."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Literal
+
 import typer
+
+from sagan_deploy.cli.talk import ForceOption, JsonOption, QuietOption, print_json, print_result, progress_bars
 
 
 def register(app: typer.Typer) -> None:
@@ -10,5 +15,62 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
 
 
-def export() -> None:
-    """Not written yet."""
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A generator checkpoint (.safetensors).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")],
+    precision: Annotated[Literal["fp32", "fp16", "bf16"], typer.Option(help="Type of weights and arithmetic.")] = "fp32",
+    form: Annotated[
+        Literal["inference", "training"],
+        typer.Option(help="inference: the same function with fewer operations; training: the layers as trained."),
+    ] = "inference",
+    attention: Annotated[
+        Literal["auto", "fused", "decomposed"],
+        typer.Option(help="fused: the layout that TensorRT turns into one kernel; auto: fused for half precision."),
+    ] = "auto",
+    upsample_conv: Annotated[
+        Literal["phases", "transposed", "plain"], typer.Option(help="How upsampling and 3x3 convolution are written.")
+    ] = "phases",
+    output: Annotated[
+        Literal["float", "uint8"], typer.Option(help="float: n c h w in [-1, 1]; uint8: n h w c, 0 to 255.")
+    ] = "float",
+    io_precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Type of the input z.")] = "fp32",
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; by default one that TensorRT 10 reads.")] = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Export a generator to ONNX with a dynamic batch.
+
+    Example: sagan-deploy export generator.safetensors --out generator.fp16.onnx --precision fp16
+    """
+    from sagan_deploy.checkpoints.native import load_checkpoint
+    from sagan_deploy.export import export_generator, onnx_artifact
+    from sagan_deploy.files import refuse_existing_file, write_bytes
+    from sagan_deploy.model.inference.options import InferenceOptions
+
+    refuse_existing_file(out, force=force)
+    options = InferenceOptions(
+        precision=precision, attention=attention, upsample_conv=upsample_conv, output=output, io_precision=io_precision
+    )
+    with progress_bars(quiet=quiet) as progress:
+        exported = export_generator(load_checkpoint(checkpoint), options, form=form, opset=opset, progress=progress)
+    write_bytes(out, exported.payload)
+    artifact = onnx_artifact(exported, out.name)
+    if json:
+        print_json(
+            {
+                "path": str(out),
+                "sha256": artifact.sha256,
+                "bytes": artifact.size,
+                "precision": precision,
+                "form": form,
+                "attention": artifact.attention,
+                "opset": exported.opset,
+                "nodes": exported.nodes,
+            }
+        )
+    else:
+        print_result(
+            f"{out}: {precision}, {form} form, {artifact.attention} attention, opset {exported.opset}, "
+            f"{exported.nodes} nodes, {artifact.size / 1e6:.1f} MB"
+        )

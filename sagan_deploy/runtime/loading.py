@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sagan_deploy.bundle.bundle import Bundle, CorruptError, open_bundle, read_manifest, sidecar_path
+from sagan_deploy.bundle.bundle import Bundle, CorruptError, find_manifest, open_bundle, sidecar_path
 from sagan_deploy.bundle.manifest import Artifact, Manifest
 from sagan_deploy.errors import ConfigError, InputError, MissingError, SaganDeployError
 from sagan_deploy.files import read_bytes
@@ -118,8 +118,8 @@ def candidates(path: Path | str, *, device: str | None = None, threads: int | No
         found = [_of_artifact(bundle, artifact, gpu, threads) for artifact in bundle.manifest.artifacts]
         ways = [way for group in found for way in group]
     elif kind == "plan":
-        manifest = _sidecar(path)
-        ways = [_plan(manifest, manifest.artifacts[0], path.name, lambda: None, lambda: read_bytes(path), gpu)]
+        manifest, artifact = _described_plan(path)
+        ways = [_plan(manifest, artifact, path.name, lambda: None, lambda: read_bytes(path), gpu)]
     else:
         ways = _onnx(path.name, None, lambda: read_bytes(path), None, gpu, threads)
     return [way for way in ways if (cpu if way.backend == "onnxruntime-cpu" else gpu is not None)]
@@ -207,17 +207,14 @@ def _check_agree(name: str, found: Contract, stated: Contract) -> None:
             raise CorruptError(f"{name} and the manifest disagree on the {what}: {model} and {manifest}.")
 
 
-def _sidecar(plan: Path) -> Manifest:
-    path = sidecar_path(plan)
-    if not path.is_file():
+def _described_plan(plan: Path) -> tuple[Manifest, Artifact]:
+    found = find_manifest(plan)
+    if found is None:
         raise InputError(
-            f"{path} is missing: it says what {plan.name} takes and gives. Copy it too, or build the plan again with: "
-            f"sagan-deploy build model.onnx --out {plan.name}"
+            f"{sidecar_path(plan)} is missing: it says what {plan.name} takes and gives. Copy it too, or build the "
+            f"plan again with: sagan-deploy build model.onnx --out {plan.name}"
         )
-    manifest = read_manifest(path)
-    if len(manifest.artifacts) != 1 or manifest.artifacts[0].kind != "plan":
-        raise InputError(f"{path} must describe one plan; it describes {[a.path for a in manifest.artifacts]}.")
-    return manifest
+    return found
 
 
 def _devices(device: str | None) -> tuple[bool, int | None]:

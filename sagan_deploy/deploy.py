@@ -1,0 +1,230 @@
+"""The whole way in one call: checkpoint → ONNX → TensorRT plan → parity → one bundle, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sagan_deploy.build import build_plan, write_plan
+from sagan_deploy.bundle.bundle import finish_bundle, hashed_file, read_manifest, sidecar_path
+from sagan_deploy.bundle.golden import GOLDEN_NAME, Golden, golden_bytes
+from sagan_deploy.bundle.manifest import MANIFEST_NAME, Artifact, Manifest, Verdict
+from sagan_deploy.checkpoints.native import Checkpoint
+from sagan_deploy.errors import CheckFailed, ConfigError, MissingError
+from sagan_deploy.export import export_generator, onnx_artifact
+from sagan_deploy.files import new_folder, refuse_existing, write_bytes
+from sagan_deploy.latents import sample_labels, sample_latents
+from sagan_deploy.parity.compare import judge
+from sagan_deploy.parity.policy import Policy
+from sagan_deploy.progress import Progress, silent
+from sagan_deploy.reports.folder import write_reports
+
+if TYPE_CHECKING:
+    from sagan_deploy.model.inference.options import Precision
+    from sagan_deploy.parity.report import ParityReport
+
+_GOLDEN_IMAGES = 8
+_GOLDEN_SEED = 2018  # the paper's year; any number serves, as long as it stays
+
+
+@dataclass(frozen=True)
+class DeployOptions:
+    """What goes into a bundle.
+
+    `targets` names GPUs for the TensorRT plan; None builds for all RTX GPUs where the builder is installed, and an
+    empty tuple builds none. `images` is how many latents parity judges per file.
+    """
+
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    targets: tuple[str, ...] | None = None
+    flavour: str = "auto"
+    attention: str = "auto"
+    output: str = "float"
+    opt_batch: int = 8
+    max_batch: int = 64
+    images: int | None = None
+    seed: int = 0
+    policy: Policy = field(default_factory=Policy)
+
+    def __post_init__(self) -> None:
+        if not self.precisions:
+            raise ConfigError("precisions (=()) must name at least one of fp32, fp16, bf16")
+        if not 1 <= self.opt_batch <= self.max_batch:
+            raise ConfigError(f"opt_batch (={self.opt_batch}) must lie in 1..max_batch (={self.max_batch})")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What `deploy` made: `seconds` per step, and `skipped` with the reason for what was not built."""
+
+    folder: Path
+    manifest: Manifest
+    report: ParityReport
+    seconds: dict[str, float]
+    skipped: dict[str, str]
+
+
+def deploy(
+    checkpoint: Checkpoint,
+    out: Path,
+    options: DeployOptions | None = None,
+    *,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Deployment:
+    """Export, build and judge a generator, and put what passed into one folder that production loads.
+
+    Args:
+        checkpoint: the generator, read from a file.
+        out: the bundle's folder; it appears at the end, whole.
+        options: what to build.
+        force: replace an existing bundle.
+        progress: told about every step.
+
+    Raises:
+        CheckFailed: a file failed parity; no bundle is made, and the report lies in ``OUT-failed``.
+        ConfigError, InputError, MissingError: as the single steps.
+    """
+    options = options or DeployOptions()
+    out = Path(out)
+    refuse_existing(out, marker=MANIFEST_NAME, force=force)
+    clock = _Clock()
+    with new_folder(out, marker=MANIFEST_NAME, force=force) as folder:
+        artifacts = _export_all(checkpoint, folder, options, clock, progress)
+        plan, skipped = _build(folder, artifacts, options, clock, progress)
+        artifacts += plan
+        with clock("golden"):
+            write_bytes(folder / GOLDEN_NAME, golden_bytes(golden_images(checkpoint)))
+        with clock("parity"):
+            paths = [folder / artifact.path for artifact in artifacts]
+            report = judge(
+                checkpoint, paths, options.policy, seed=options.seed, count=options.images, progress=progress
+            )
+        reports = write_reports(folder / "parity", report)
+        if not report.passed:
+            _keep_failed(folder / "parity", out, report)
+        manifest = Manifest(
+            toolkit_version=version("sagan-deploy"),
+            generator=checkpoint.config,
+            class_names=checkpoint.class_names,
+            checkpoint_sha256=checkpoint.sha256,
+            provenance=checkpoint.provenance,
+            artifacts=tuple(_judged(folder, artifact, report) for artifact in artifacts),
+            golden=hashed_file(folder, GOLDEN_NAME),
+            tools=tool_versions(),
+            files=tuple(hashed_file(folder, path.relative_to(folder).as_posix()) for path in reports),
+        )
+        manifest = finish_bundle(folder, manifest)
+    return Deployment(out, manifest, report, clock.seconds, skipped)
+
+
+def golden_images(checkpoint: Checkpoint, count: int = _GOLDEN_IMAGES) -> Golden:
+    """A few latents and what the training form makes of them in float64, to be replayed anywhere."""
+    import torch
+
+    config = checkpoint.config
+    z = sample_latents(_GOLDEN_SEED, count, config.z_dim)
+    labels = sample_labels(_GOLDEN_SEED, count, config.num_classes) if config.conditional else None
+    generator = checkpoint.generator().double()
+    rows = []
+    for i in range(count):  # one by one: float64 feature maps of a whole batch are large
+        label = torch.from_numpy(labels[i : i + 1]) if labels is not None else None
+        rows.append(generator(torch.from_numpy(z[i : i + 1]).double(), label))
+    return Golden(z, labels, torch.cat(rows).float().numpy())
+
+
+def tool_versions() -> dict[str, str]:
+    """The versions of the packages that took part."""
+    names = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "numpy")
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _export_all(
+    checkpoint: Checkpoint, folder: Path, options: DeployOptions, clock: _Clock, progress: Progress
+) -> list[Artifact]:
+    from sagan_deploy.model.inference.options import InferenceOptions
+
+    artifacts = []
+    for precision in options.precisions:
+        with clock(f"export {precision}"):
+            inference = InferenceOptions(precision, attention=options.attention, output=options.output)  # type: ignore[arg-type]
+            exported = export_generator(checkpoint, inference, progress=progress)
+            path = f"onnx/generator.{precision}.onnx"
+            write_bytes(folder / path, exported.payload)
+            artifacts.append(onnx_artifact(exported, path))
+    return artifacts
+
+
+def _build(
+    folder: Path, artifacts: Sequence[Artifact], options: DeployOptions, clock: _Clock, progress: Progress
+) -> tuple[list[Artifact], dict[str, str]]:
+    """The plan of the half-precision ONNX, or the reason why there is none."""
+    if options.targets == ():
+        return [], {}
+    half = next((artifact for artifact in artifacts if artifact.precision != "fp32"), None)
+    if half is None:
+        return [], {"TensorRT plan": "plans are built from fp16 or bf16; add --precision fp16"}
+    path = f"engines/generator.{half.precision}.plan"
+    try:
+        with clock("build"):
+            built = build_plan(
+                folder / half.path,
+                targets=options.targets or ("all-rtx",),
+                flavour=options.flavour,
+                min_batch=1,
+                opt_batch=options.opt_batch,
+                max_batch=options.max_batch,
+                progress=progress,
+            )
+            write_plan(folder / path, built)
+    except Exception as error:
+        # Only a missing builder is forgiven, and only when nobody asked for a plan.
+        missing = isinstance(error, MissingError) or getattr(error, "exit_code", None) == MissingError.exit_code
+        if options.targets is not None or not missing:
+            raise
+        return [], {"TensorRT plan": str(error)}
+    # In a bundle the manifest says what the sidecar of a single plan says.
+    sidecar = sidecar_path(folder / path)
+    artifact = dataclasses.replace(read_manifest(sidecar).artifacts[0], path=path)
+    sidecar.unlink()
+    return [artifact], {}
+
+
+def _judged(folder: Path, artifact: Artifact, report: ParityReport) -> Artifact:
+    """The artifact with what parity said of it."""
+    legs = [leg for leg in report.legs if leg.path is not None and Path(leg.path) == folder / artifact.path]
+    if not legs:
+        return dataclasses.replace(artifact, verdict=Verdict("not_run", "no parity leg judges this file"))
+    leg = legs[0]
+    return dataclasses.replace(artifact, verdict=Verdict(leg.status, leg.reason))
+
+
+def _keep_failed(parity: Path, out: Path, report: ParityReport) -> None:
+    failed = out.with_name(out.name + "-failed")
+    for path in sorted(p for p in parity.rglob("*") if p.is_file()):
+        write_bytes(failed / path.relative_to(parity), path.read_bytes())
+    names = ", ".join(leg.name for leg in report.legs if leg.status == "failed")
+    raise CheckFailed(f"parity failed for {names}; no bundle was made. The report lies in {failed}")
+
+
+class _Clock:
+    """Seconds per named step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - start

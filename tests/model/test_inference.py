@@ -1,0 +1,139 @@
+"""Every identity of the inference form, in float64 against the training form or a naive computation."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sagan_deploy.errors import ConfigError
+from sagan_deploy.model.inference import InferenceOptions, to_inference
+from sagan_deploy.model.inference.attention import InferenceAttention, head_size
+from sagan_deploy.model.inference.fold import Weights, effective
+from sagan_deploy.model.inference.generator import to_codes
+from sagan_deploy.model.inference.upconv import phase_kernels, transposed_kernel
+from sagan_deploy.model.layers import conv, deconv
+from sagan_deploy.presets import preset
+from tests.generators import CONFIGS, TINY, inputs, tiny_generator
+
+EXACT = 1e-12  # relative, in float64
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("attention", "upsample_conv"),
+    list(itertools.product(["fused", "decomposed"], ["phases", "transposed", "plain"])),
+)
+def test_the_inference_form_is_the_same_function(name, attention, upsample_conv):
+    config = CONFIGS[name]
+    generator = tiny_generator(config).double()
+    form = to_inference(generator, InferenceOptions(attention=attention, upsample_conv=upsample_conv))
+    assert relative(form(*inputs(config)), generator(*inputs(config))) <= EXACT
+
+
+def test_the_presets_attention_widths_are_exact_too():
+    config = preset("sagan32").generator
+    generator = tiny_generator(config).double()
+    assert relative(to_inference(generator)(*inputs(config)), generator(*inputs(config))) <= EXACT
+
+
+def test_the_original_is_left_alone_and_training_mode_is_refused():
+    generator = tiny_generator()
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    to_inference(generator)
+    assert all(torch.equal(before[name], tensor) for name, tensor in generator.state_dict().items())
+    with pytest.raises(ConfigError, match="training mode"):
+        to_inference(generator.train())
+
+
+def naive_upsampled_conv(x, kernel):
+    """Repeat every pixel, then add up nine products per output pixel."""
+    big = np.pad(x.repeat(2, axis=1).repeat(2, axis=2), ((0, 0), (1, 1), (1, 1)))
+    height, width = 2 * x.shape[1], 2 * x.shape[2]
+    windows = [big[:, a : a + height, b : b + width] for a in range(3) for b in range(3)]
+    taps = [kernel[:, :, a, b] for a in range(3) for b in range(3)]
+    return sum(np.einsum("oc,chw->ohw", tap, window) for tap, window in zip(taps, windows, strict=True))
+
+
+def test_the_transposed_kernel_equals_upsampling_and_convolution_borders_included():
+    torch.manual_seed(0)
+    kernel, x = torch.randn(3, 2, 3, 3, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64)
+    result = F.conv_transpose2d(x[None], transposed_kernel(kernel).transpose(0, 1), stride=2, padding=1)[0]
+    np.testing.assert_allclose(result.numpy(), naive_upsampled_conv(x.numpy(), kernel.numpy()), rtol=1e-12, atol=1e-12)
+
+
+def test_a_phase_kernel_sees_each_input_pixel_once_with_all_taps_that_fall_on_it():
+    kernel = torch.arange(9, dtype=torch.float64).view(1, 1, 3, 3)
+    (top_left, _, _, bottom_right) = phase_kernels(kernel)
+    assert top_left[0, 0].tolist() == [[0.0, 1.0 + 2.0], [3.0 + 6.0, 4.0 + 5.0 + 7.0 + 8.0]]
+    assert bottom_right[0, 0].tolist() == [[0.0 + 1.0 + 3.0 + 4.0, 2.0 + 5.0], [6.0 + 7.0, 8.0]]
+
+
+def test_effective_weights_are_divided_by_sigma_with_the_stored_vectors():
+    for layer, axis in ((conv(3, 5, 3, bias=True, spectral=True), 0), (deconv(3, 5, bias=False, spectral=True), 1)):
+        layer = layer.double().eval()
+        raw = layer.parametrizations.weight.original.detach().numpy()
+        rows = np.moveaxis(raw, axis, 0).reshape(raw.shape[axis], -1)
+        norm = layer.parametrizations.weight[0]
+        sigma = norm._u.numpy() @ rows @ norm._v.numpy()
+        np.testing.assert_allclose(
+            effective(layer).weight.numpy(), np.moveaxis(raw, axis, 0) / sigma, rtol=1e-13, atol=1e-15
+        )
+
+
+def test_a_following_affine_map_folds_into_the_layer():
+    weights = Weights(torch.randn(4, 3), torch.randn(4))
+    scale, shift, x = torch.randn(4), torch.randn(4), torch.randn(3)
+    folded = weights.then_affine(scale, shift)
+    torch.testing.assert_close(
+        folded.weight @ x + folded.bias, scale * (weights.weight @ x + weights.bias) + shift, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("values", "padded"), [(1, 16), (16, 16), (17, 24), (128, 128)])
+def test_fused_heads_have_a_width_that_tensorrt_fuses(values, padded):
+    assert head_size(values) == padded
+
+
+def test_wide_and_untransposed_attention_falls_back_to_the_decomposed_layout():
+    attention = tiny_generator(CONFIGS["transposed-convolutions"]).double().stages[0].attention
+    assert InferenceAttention(attention, "fused").layout == "decomposed"
+
+
+def test_the_layout_follows_the_precision_unless_it_is_asked_for():
+    assert InferenceOptions(precision="fp16").attention_layout == "fused"
+    assert InferenceOptions(precision="fp32").attention_layout == "decomposed"
+    assert InferenceOptions(precision="fp32", attention="fused").attention_layout == "fused"
+    with pytest.raises(ConfigError, match=r"precision \(='fp8'\)"):
+        InferenceOptions(precision="fp8")
+
+
+def test_half_precision_rounds_the_folded_weights_once_and_keeps_the_head_in_float32():
+    generator = tiny_generator()
+    exact = to_inference(generator, InferenceOptions(precision="fp16"))
+    half = exact.rounded()
+    for name, value in exact.state_dict().items():
+        assert torch.equal(half.state_dict()[name], value.half()), name
+    images = half(*inputs(TINY, dtype=torch.float32))
+    assert images.dtype == torch.float32
+    assert relative(images.double(), exact(*inputs(TINY))) < 5e-3
+
+
+def test_codes_are_rounded_not_truncated_and_stand_in_nhwc():
+    images = torch.tensor([-1.0, -0.999, 0.0, 0.9961, 1.0, 0.5]).view(1, 1, 2, 3)
+    expected = np.clip(np.rint(images.numpy() * 127.5 + 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    codes = to_codes(images)
+    assert codes.dtype == torch.uint8
+    assert np.array_equal(codes.numpy(), expected)
+
+
+def test_uint8_output_is_the_quantised_float_output():
+    generator = tiny_generator()
+    floats = to_inference(generator)(*inputs(TINY)).numpy()
+    codes = to_inference(generator, InferenceOptions(output="uint8"))(*inputs(TINY)).numpy()
+    assert np.array_equal(codes, np.rint(floats * 127.5 + 127.5).astype(np.uint8).transpose(0, 2, 3, 1))

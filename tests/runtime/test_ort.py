@@ -1,0 +1,154 @@
+"""ONNX Runtime draws what the equation says, and refuses what is not ours."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from sagan_deploy.errors import InputError, MissingError
+from sagan_deploy.latents import sample_latents
+from sagan_deploy.runtime import load
+from sagan_deploy.runtime.ort import open_onnx
+from tests.tiny_models import CONFIG, NAMES, UNCONDITIONAL, expected_codes, expected_images, tiny_metadata, tiny_onnx
+
+Z = sample_latents(5, 7, 8)
+LABELS = np.arange(7) % 3
+
+
+def test_images_are_those_of_the_equation():
+    backend, contract = open_onnx(tiny_onnx(), "m.onnx", threads=1)
+    images = backend.run(Z, LABELS)
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(images, expected_images(CONFIG, Z, LABELS), atol=1e-6)
+    assert (contract.config, contract.class_names, contract.precision) == (CONFIG, NAMES, "fp32")
+
+
+def test_unconditional():
+    backend, contract = open_onnx(tiny_onnx(UNCONDITIONAL), "m.onnx")
+    np.testing.assert_allclose(backend.run(Z, None), expected_images(UNCONDITIONAL, Z), atol=1e-6)
+    assert contract.input_names == ("z",)
+
+
+def test_uint8_images():
+    backend, contract = open_onnx(tiny_onnx(output="uint8"), "m.onnx")
+    images = backend.run(Z, LABELS)
+    assert contract.image_shape == (8, 8, 3)
+    assert np.abs(images.astype(int) - expected_codes(CONFIG, Z, LABELS)).max() <= 1
+    assert (images == expected_codes(CONFIG, Z, LABELS)).mean() > 0.999
+
+
+def test_float16_latents(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(tiny_onnx(precision="fp16", z_dtype="float16"))
+    with load(path) as generator:
+        assert generator.contract.z_dtype == np.float16
+        np.testing.assert_allclose(generator(Z, LABELS), expected_images(CONFIG, Z, LABELS), atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (tiny_onnx()[:3000], "no ONNX model"),
+        (tiny_onnx(metadata={"author": "x"}), "another origin"),
+        (tiny_onnx(UNCONDITIONAL, metadata=tiny_metadata(CONFIG, NAMES, "fp32", "float")), r"\('z', 'labels'\)"),
+        (tiny_onnx(metadata=tiny_metadata(CONFIG, NAMES, "fp32", "uint8")), "images"),
+        (tiny_onnx(batch=4), "free"),
+    ],
+    ids=["truncated", "foreign", "inputs", "output", "static batch"],
+)
+def test_wrong_models(payload, words):
+    with pytest.raises(InputError, match=words):
+        open_onnx(payload, "m.onnx")
+
+
+def test_another_z_dim_in_the_config():
+    import dataclasses
+
+    other = dataclasses.replace(CONFIG, z_dim=16)
+    with pytest.raises(InputError, match=r"z as float32 \('n', 8\).*\('n', 16\)"):
+        open_onnx(tiny_onnx(metadata=tiny_metadata(other, NAMES, "fp32", "float")), "m.onnx")
+
+
+def test_cuda_is_refused_and_never_replaced_by_the_cpu():
+    with pytest.raises(MissingError, match="onnxruntime-gpu"):
+        open_onnx(tiny_onnx(), "m.onnx", device=0)
+
+
+class FakeSession:
+    def __init__(self, payload, options, providers):
+        self.providers, self.options = providers, options
+
+    def get_providers(self):
+        return ["CPUExecutionProvider"]  # what a GPU build answers on a machine without a GPU
+
+
+def test_a_session_that_silently_took_the_cpu_is_refused(monkeypatch):
+    import onnxruntime
+
+    seen = []
+
+    def session(*args, **options):
+        seen.append(FakeSession(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(MissingError, match="did not take CUDA"):
+        open_onnx(tiny_onnx(), "m.onnx", device=1)
+    assert seen[0].providers == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
+    assert seen[0].options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+
+
+def test_threads_are_passed_on():
+    backend, _ = open_onnx(tiny_onnx(), "m.onnx", threads=1)
+    assert backend.session.get_session_options().intra_op_num_threads == 1
+
+
+def test_many_threads_get_their_own_images(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(tiny_onnx())
+    wrong = []
+    with load(path, threads=1) as generator:
+
+        def work(seed):
+            for _ in range(20):
+                z, labels = generator.sample_inputs(3, seed=seed)
+                if np.abs(generator(z, labels) - expected_images(CONFIG, z, labels)).max() > 1e-5:
+                    wrong.append(seed)
+
+        workers = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert not wrong
+
+
+def test_the_checks_cost_next_to_nothing(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(tiny_onnx())
+    with load(path, threads=1) as generator:
+        session, feed = generator._backend.session, {"z": Z[:1], "labels": LABELS[:1].astype(np.int64)}
+
+        def best(call):
+            times = []
+            for _ in range(30):
+                begin = time.perf_counter()
+                for _ in range(50):
+                    call()
+                times.append((time.perf_counter() - begin) / 50)
+            return min(times)
+
+        bare = best(lambda: session.run(["images"], feed))
+        ours = best(lambda: generator(feed["z"], feed["labels"]))
+    assert ours - bare < 50e-6, f"{(ours - bare) * 1e6:.0f} µs"
+
+
+def test_a_failing_run_is_one_line():
+    backend, _ = open_onnx(tiny_onnx(), "m.onnx")
+    with pytest.raises(MissingError, match="ONNX Runtime failed on a batch of 2") as caught:
+        backend.run(np.zeros((2, 9), np.float32), np.zeros(2, np.int64))
+    assert "\n" not in str(caught.value)
