@@ -196,9 +196,13 @@ class Manifest:
         golden = () if self.golden is None else (self.golden,)
         return (*self.artifacts, *golden, *self.files)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in the JSON."""
+        return dataclasses.asdict(self)
+
     def to_json(self) -> str:
         """Indented JSON with a final newline; equal manifests give equal text."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = MANIFEST_NAME) -> Manifest:

@@ -42,7 +42,7 @@ def print_result(renderable: Any) -> None:
 @contextlib.contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
     """Rich progress bars on stderr, one per task, as a `Progress` callback; silent when asked or not a terminal."""
-    if quiet:
+    if quiet or not sys.stderr.isatty():
         yield silent
         return
     from rich.console import Console

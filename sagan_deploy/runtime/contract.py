@@ -60,8 +60,9 @@ class Contract:
             raise InputError(f"z has type {array.dtype}; it must hold floating-point numbers ({self.z_dtype}).")
         if array.ndim != 2 or array.shape[1] != self.config.z_dim:
             raise InputError(f"z has shape {array.shape}; it must be (n, {self.config.z_dim}).")
-        with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite and is refused below
-            array = np.ascontiguousarray(array, dtype=self.z_dtype)
+        if array.dtype != self.z_dtype or not array.flags.c_contiguous:
+            with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite and is refused below
+                array = np.ascontiguousarray(array, dtype=self.z_dtype)
         if not np.isfinite(array).all():
             row = int(np.argmin(np.isfinite(array).all(axis=1)))
             raise InputError(f"z holds NaN or infinite values in row {row}; it must be finite as {self.z_dtype}.")

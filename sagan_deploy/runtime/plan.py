@@ -71,7 +71,7 @@ def preflight(payload: bytes, name: str, manifest: Manifest, artifact: Artifact,
     rebuild = rebuild_command(manifest, artifact)
     header = read_header(payload, name)
     if len(payload) != artifact.size:
-        raise InputError(
+        raise CorruptError(
             f"{name} has {len(payload)} bytes, its manifest says {artifact.size}: it is damaged. {rebuild}"
         )
     if header.flavour != plan.flavour:

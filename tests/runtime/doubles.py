@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import types
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -154,7 +154,7 @@ class World:
 _DTYPES = {"float32": DataType.FLOAT, "float16": DataType.HALF, "int64": DataType.INT64, "uint8": DataType.UINT8}
 
 
-def _classes(world: World, *, rtx: bool, runtime_config: bool) -> dict[str, type]:
+def _classes(world: World, *, rtx: bool, runtime_config: bool) -> dict[str, type]:  # noqa: C901  (four small classes around one world)
     class Runtime:
         def __init__(self, logger):
             self._logger = logger
@@ -174,8 +174,13 @@ def _classes(world: World, *, rtx: bool, runtime_config: bool) -> dict[str, type
             return EngineValidity(world.validity[0]), world.validity[1]
 
     class ICudaEngine:
-        num_optimization_profiles: ClassVar[int] = len(world.artifact.plan.profiles)
-        num_io_tensors: ClassVar[int] = len(world.tensors)
+        @property
+        def num_optimization_profiles(self):
+            return len(world.artifact.plan.profiles)
+
+        @property
+        def num_io_tensors(self):
+            return len(world.tensors)
 
         def get_tensor_name(self, index):
             return list(world.tensors)[index]

@@ -119,7 +119,7 @@ def test_wrong_classes(classes, words):
 
 
 def test_metadata_of_another_origin():
-    with pytest.raises(InputError, match="another origin.*sagan-deploy export"):
+    with pytest.raises(InputError, match=r"another origin.*sagan-deploy export"):
         contract_of_metadata({"author": "x"}, F32, F32, "m.onnx")
 
 

@@ -1,0 +1,188 @@
+"""`sagan-deploy inspect`: what a file is, by its content, without running it."""
+
+import contextlib
+import json
+
+import pytest
+
+from sagan_deploy.bundle.bundle import sidecar_path
+from sagan_deploy.errors import InputError
+from sagan_deploy.inspection import inspect_file
+from sagan_deploy.onnx_header import read_onnx_header
+from tests.tiny_models import CONFIG, NAMES, make_bundle, manifest_of, plan_artifact, plan_bytes, tiny_onnx
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    from sagan_deploy.checkpoints.native import checkpoint_of, save_checkpoint
+    from sagan_deploy.model.generator import Generator
+
+    made = checkpoint_of(Generator(CONFIG), class_names=NAMES, provenance=({"step": "train", "steps": 5},))
+    return save_checkpoint(tmp_path / "weights", made)  # no suffix: the content decides
+
+
+def test_bundle(tmp_path, program):
+    outcome = program("inspect", make_bundle(tmp_path / "b", plan=plan_bytes()), "--json")
+    found = json.loads(outcome.out)
+    assert found["kind"] == "bundle"
+    assert [a["path"] for a in found["artifacts"]] == ["onnx/fp32.onnx", "onnx/fp16.onnx", "engines/sm_89.plan"]
+    assert found["artifacts"][2]["targets"] == ["sm_89"]
+    assert found["artifacts"][2]["fused_attention"] == 1
+    assert found["artifacts"][0]["inputs"] == ["z float32 [n, 8]", "labels int64 [n]"]
+    assert found["classes"] == list(NAMES)
+    assert found["provenance"] == [{"step": "train", "steps": 5}]
+
+
+def test_bundle_for_people(tmp_path, program):
+    outcome = program("inspect", make_bundle(tmp_path / "b", plan=plan_bytes()))
+    assert outcome.code == 0
+    for part in ("TensorRT for RTX 1.7.1.116", "fused attention: 1", "not_run: no GPU", "red, green, blue"):
+        assert part in outcome.out
+
+
+def test_checkpoint(checkpoint):
+    found = inspect_file(checkpoint).to_dict()
+    assert found["kind"] == "checkpoint"
+    assert found["config"]["z_dim"] == 8
+    assert found["provenance"] == [{"step": "train", "steps": 5}]
+    import torch
+
+    from sagan_deploy.checkpoints.native import load_checkpoint
+
+    state = load_checkpoint(checkpoint).state
+    assert found["tensors"] == len(state)
+    assert found["values"]["F32"] == sum(t.numel() for t in state.values() if t.dtype == torch.float32)
+
+
+def test_onnx(tmp_path):
+    path = tmp_path / "m"
+    path.write_bytes(tiny_onnx(precision="fp16", output="uint8"))
+    found = inspect_file(path).to_dict()
+    assert (found["kind"], found["precision"], found["output"]) == ("onnx", "fp16", "uint8")
+    assert found["outputs"] == ["images uint8 [n, 8, 8, 3]"]
+    assert found["origin"] == "sagan-deploy 0.1.0"
+    assert found["image"] == "8x8, 3 channels"
+
+
+def test_the_header_agrees_with_the_onnx_package():
+    import onnx
+
+    payload = tiny_onnx()
+    header, model = read_onnx_header(payload, "m.onnx"), onnx.load_from_string(payload)
+    assert (header.ir_version, header.opset) == (model.ir_version, model.opset_import[0].version)
+    assert header.metadata == {p.key: p.value for p in model.metadata_props}
+    assert header.producer == "tests"
+    assert sum(header.operators.values()) == len(model.graph.node)
+    assert header.operators["Gather"] == 1
+    sizes = [onnx.numpy_helper.to_array(t).size for t in model.graph.initializer]
+    assert header.parameters == sum(sizes)
+
+
+def test_the_header_of_a_model_with_big_and_odd_dimensions():
+    from onnx import TensorProto, helper
+
+    shape = ["batch", None, 1 << 40]
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    out = helper.make_tensor_value_info("y", TensorProto.BFLOAT16, [])
+    graph = helper.make_graph([helper.make_node("Odd", ["x"], ["y"], domain="my.domain")], "g", [value], [out])
+    opsets = [helper.make_opsetid("my.domain", 99), helper.make_opsetid("", 17)]
+    header = read_onnx_header(helper.make_model(graph, opset_imports=opsets).SerializeToString(), "m")
+    assert header.inputs[0].shape == ("batch", "?", 1 << 40)
+    assert (header.outputs[0].dtype, header.outputs[0].shape) == ("bfloat16", ())
+    assert header.opset == 17
+
+
+def test_a_foreign_onnx_is_still_explained(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(tiny_onnx(metadata={"author": "somebody"}))
+    found = inspect_file(path).to_dict()
+    assert found["origin"] == "another exporter"
+    assert found["metadata"] == {"author": "somebody"}
+    assert "config" not in found
+
+
+def test_plan_with_and_without_its_sidecar(tmp_path):
+    plan = tmp_path / "m.plan"
+    plan.write_bytes(plan_bytes())
+    found = inspect_file(plan).to_dict()
+    assert found["engine"] == "TensorRT for RTX 1.7.1.116"
+    assert "m.plan.json is missing" in found["sidecar"]
+    sidecar_path(plan).write_text(manifest_of([plan_artifact(plan_bytes(), "m.plan")]).to_json())
+    assert inspect_file(plan).to_dict()["artifacts"][0]["batch"] == ["1 to 4, best at 2"]
+    plan.write_bytes(plan_bytes(body=b"other!"))
+    with pytest.raises(InputError, match="SHA-256"):
+        inspect_file(plan)
+
+
+def test_plan_inside_a_bundle_shows_itself_only(tmp_path):
+    folder = make_bundle(tmp_path / "b", plan=plan_bytes())
+    artifacts = inspect_file(folder / "engines/sm_89.plan").to_dict()["artifacts"]
+    assert [a["path"] for a in artifacts] == ["engines/sm_89.plan"]
+
+
+def test_a_truncated_model_is_refused_or_has_fewer_metadata():
+    payload = tiny_onnx()
+    whole = read_onnx_header(payload, "m.onnx")
+    accepted = 0
+    for size in range(0, len(payload), 7):
+        try:
+            header = read_onnx_header(payload[:size], "m.onnx")
+        except InputError:
+            continue
+        accepted += 1
+        assert header.inputs == whole.inputs
+        assert len(header.metadata) < len(whole.metadata)
+    assert accepted < 10
+
+
+@pytest.mark.parametrize("cut", [4, 8, 100, 1000, -1])
+def test_truncated_checkpoints(checkpoint, program, cut):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:cut])
+    outcome = program("inspect", checkpoint)
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\x89PNG\r\n\x1a\n" + bytes(30), b"PK\x03\x04" + bytes(30), b"vtrt", b"\x08\x0a\x12\x05abc" + bytes(20)],
+    ids=["empty", "png", "zip", "plan", "onnx"],
+)
+def test_foreign_and_broken_files(tmp_path, program, payload):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(payload)
+    outcome = program("inspect", path)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (4, "", 1)
+
+
+def test_random_damage_never_breaks_the_reader():
+    import random
+
+    chance = random.Random(0)
+    payload = tiny_onnx()
+    for _ in range(500):
+        broken = bytearray(payload)
+        for _ in range(chance.randint(1, 8)):
+            broken[chance.randrange(len(broken))] = chance.randrange(256)
+        with contextlib.suppress(InputError):
+            read_onnx_header(bytes(broken), "m.onnx")
+
+
+def test_a_damaged_bundle_is_not_described(tmp_path, program):
+    folder = make_bundle(tmp_path / "b")
+    (folder / "README.md").write_text("changed")
+    assert program("inspect", folder).code == 4
+
+
+def test_inspecting_loads_no_heavy_package(tmp_path):
+    import subprocess
+    import sys
+
+    folder = make_bundle(tmp_path / "b", plan=plan_bytes())
+    code = f"""
+import sys
+from sagan_deploy.inspection import inspect_file
+inspect_file({str(folder)!r}); inspect_file({str(folder / "onnx/fp32.onnx")!r})
+print([m for m in ("torch", "onnx", "onnxruntime", "tensorrt_rtx", "safetensors") if m in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "[]"
