@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def deploy(
     checkpoint: Annotated[Path, typer.Argument(help="A generator checkpoint (.safetensors).")],
-    out: Annotated[Path, typer.Argument(help="The bundle to make: a folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to make: a folder.")],
     precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, bf16.")] = "fp32,fp16",
     target: Annotated[
         str | None,
@@ -46,7 +46,7 @@ def deploy(
 ) -> None:
     """Export, build and judge a generator, and put what passed into one bundle.
 
-    Example: sagan-deploy deploy generator.safetensors bundle --target rtx-4090,rtx-5090
+    Example: sagan-deploy deploy generator.safetensors --out bundle --target rtx-4090,rtx-5090
     """
     from sagan_deploy.checkpoints.native import load_checkpoint
     from sagan_deploy.deploy import DeployOptions

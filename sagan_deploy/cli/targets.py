@@ -1,8 +1,12 @@
-"""`sagan-deploy targets`."""
+"""`sagan-deploy targets`: the GPUs that plans can be built for."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
+
+from sagan_deploy.cli.talk import JsonOption, print_json, print_result
 
 
 def register(app: typer.Typer) -> None:
@@ -10,5 +14,36 @@ def register(app: typer.Typer) -> None:
     app.command()(targets)
 
 
-def targets() -> None:
-    """Not written yet."""
+def targets(json: JsonOption = False) -> None:
+    """List known GPUs, their compute capability, and which TensorRT builds plans for them.
+
+    Example: sagan-deploy targets
+    """
+    from exporters.targets import known_targets, resolve_targets
+
+    default = {target.name for target in resolve_targets("all-rtx")}
+    rows = [
+        {
+            "target": target.name,
+            "gpus": list(target.gpus),
+            "rtx": "rtx" in target.flavours,
+            "tensorrt": "tensorrt" in target.flavours,
+            "all_rtx": target.name in default,
+        }
+        for target in known_targets()
+    ]
+    if json:
+        print_json(rows)
+    else:
+        print_result(_table(rows))
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table("target", "GPUs", "flavour rtx (no GPU needed)", "flavour tensorrt (on that GPU)")
+    table.caption = "Names are taken as people say them: rtx-4090, RTX 3080 Ti, sm_89, or a list with commas."
+    for row in rows:
+        rtx = "in all-rtx" if row["all_rtx"] else "when named" if row["rtx"] else "no"
+        table.add_row(row["target"], ", ".join(row["gpus"]), rtx, "yes" if row["tensorrt"] else "no")
+    return table

@@ -182,3 +182,14 @@ def test_float_and_uint8_do_not_mix():
 def test_largest_and_smallest_batch():
     plan = plan_artifact(plan_bytes(), profiles=(profile(2, 4, 8), profile(16, 16, 32)), config=CONFIG).plan
     assert (plan.min_batch, plan.max_batch) == (2, 32)
+
+
+@pytest.mark.parametrize(("config", "artifact_config"), [(CONFIG, UNCONDITIONAL), (UNCONDITIONAL, CONFIG)])
+def test_labels_are_there_exactly_when_there_are_classes(config, artifact_config):
+    with pytest.raises(InputError, match="config says"):
+        manifest_of([onnx_artifact(b"a", "a.onnx", artifact_config)], config)
+
+
+def test_plain_values_are_those_of_the_json():
+    manifest = full_manifest()
+    assert json.loads(json.dumps(manifest.to_dict())) == json.loads(manifest.to_json())

@@ -123,6 +123,17 @@ def test_an_output_that_exists_is_kept_without_force(bundle, tmp_path, program, 
     assert (out / "000000.png" if out.is_dir() else out).read_bytes() != before
 
 
+def test_an_output_that_exists_is_refused_before_anything_is_drawn(bundle, tmp_path, program, monkeypatch):
+    from sagan_deploy import generation
+
+    monkeypatch.setattr(generation, "draw", lambda *_, **__: pytest.fail("drawn in vain"))
+    for name in ("g.png", "a.npz"):
+        (tmp_path / name).write_bytes(b"kept")
+        assert program("generate", bundle, "--out", tmp_path / name).code == 4
+    (tmp_path / "images").mkdir()
+    assert program("generate", bundle, "--out", tmp_path / "images").code == 4
+
+
 def test_force_never_replaces_a_folder_of_something_else(bundle, tmp_path, program):
     home = tmp_path / "home"
     home.mkdir()

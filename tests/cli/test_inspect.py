@@ -167,6 +167,11 @@ def test_random_damage_never_breaks_the_reader():
             read_onnx_header(bytes(broken), "m.onnx")
 
 
+def test_a_number_of_more_than_64_bits_is_no_number():
+    with pytest.raises(InputError, match="no whole ONNX model"):
+        read_onnx_header(b"\x08" + b"\xff" * 12 + b"\x01" + tiny_onnx()[2:], "m.onnx")
+
+
 def test_a_damaged_bundle_is_not_described(tmp_path, program):
     folder = make_bundle(tmp_path / "b")
     (folder / "README.md").write_text("changed")

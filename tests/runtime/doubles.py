@@ -33,7 +33,7 @@ class Cuda:
                 self.size, self.open = size, True
                 self.address = self.handle = outer.next
                 outer.next += 0x1000 + size
-                outer.memory[self.address] = bytearray(size)
+                outer.memory[self.address] = bytearray(b"\x7f" * size)  # fresh memory is never zero
                 outer.live += 1
 
             def close(self):

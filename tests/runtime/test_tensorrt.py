@@ -81,12 +81,13 @@ def test_the_cheapest_profile(count, expected):
 
 
 def test_profiles_change_only_when_needed_and_gaps_are_filled():
-    open_, world, _ = opened(plan_changes={"profiles": TWO_PROFILES})
+    open_, world, cuda = opened(plan_changes={"profiles": TWO_PROFILES})
     with open_() as generator:
         for count in (1, 1, 2, 8, 1):
             images = generator(Z[:count], LABELS[:count])
             np.testing.assert_allclose(images, expected_images(CONFIG, Z[:count], LABELS[:count]), atol=1e-6)
         assert world.named("set_optimization_profile_async") == [(1,), (0,)]
+        assert cuda.calls.count("synchronize") == 5 + 2  # once per run, and after each change of profile
         assert ("z", (4, 8)) in world.named("set_input_shape")  # two images in a profile for at least four
 
 

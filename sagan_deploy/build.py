@@ -1,0 +1,288 @@
+"""An ONNX file to a TensorRT plan and its sidecar: the plan must turn out to be what the file says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from sagan_deploy.bundle.bundle import sidecar_path
+from sagan_deploy.bundle.manifest import Artifact, Manifest, PlanInfo, Range, TensorInfo, Verdict
+from sagan_deploy.config import GeneratorConfig, from_dict
+from sagan_deploy.errors import ConfigError, InputError
+from sagan_deploy.files import read_bytes, sha256_bytes, write_bytes, write_text
+from sagan_deploy.filetypes import detect
+from sagan_deploy.onnx_header import OnnxHeader, OnnxTensor, read_onnx_header
+from sagan_deploy.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from exporters.specs import EngineSpec, Profile
+    from exporters.targets import Target
+    from exporters.tensorrt.backend import Backend
+    from exporters.tensorrt.builder import BuildResult
+
+_PREFIX = "sagan_deploy."
+_ASSERTED = ("fp32", "fp16", "bf16")
+_HALF = ("fp16", "bf16")  # TensorRT has no fused attention kernel for float32
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A plan in memory.
+
+    `manifest` is the content of its sidecar; None for an ONNX model of another origin, of which nothing is known
+    that a sidecar would have to say. `result` is what the builder reported, `product` the TensorRT that built it.
+    """
+
+    plan: bytes
+    manifest: Manifest | None
+    result: BuildResult
+    product: str
+
+
+def build_plan(
+    onnx_path: Path | str,
+    *,
+    targets: Sequence[str] = ("all-rtx",),
+    flavour: str = "auto",
+    min_batch: int = 1,
+    opt_batch: int | None = None,
+    max_batch: int = 64,
+    workspace_bytes: int | None = None,
+    progress: Progress = silent,
+) -> BuiltPlan:
+    """Build a TensorRT plan.
+
+    For a model that `export` wrote, the precision it names is asserted on the plan, and so is one fused attention
+    kernel per attention block where it was written for that. Any other ONNX model is built as it is.
+
+    Args:
+        onnx_path: the ONNX file. Its types decide the precision of the plan.
+        targets: GPUs (``rtx-4090``), compute capabilities (``sm_89``), ``all-rtx`` or ``local``.
+        flavour: ``rtx`` builds ahead of time on any machine, ``tensorrt`` on the GPU that the plan is for; ``auto``
+            takes the installed one that serves the targets.
+        min_batch: the smallest batch that the plan takes.
+        opt_batch: the batch that it is tuned for; None is 8, or less where `max_batch` is.
+        max_batch: the largest batch; the memory that the plan needs grows with it.
+        workspace_bytes: the most scratch memory that a plan may use; None leaves it to TensorRT.
+        progress: told how far the build is.
+
+    Raises:
+        InputError: the file is no ONNX model, or its metadata is damaged.
+        ConfigError: batches that contradict each other, or inputs that no batch size describes.
+        ExportersError: as `exporters.tensorrt.builder.build_engine`.
+    """
+    from exporters.targets import resolve_targets
+    from exporters.tensorrt.backend import load_backend
+    from exporters.tensorrt.builder import build_engine
+
+    batches = _batches(min_batch, opt_batch, max_batch)
+    path = Path(onnx_path)
+    if (kind := detect(path)) != "onnx":
+        raise InputError(f"{path} is a {kind}; a plan is built from an ONNX model: sagan-deploy export")
+    payload = read_bytes(path)
+    header = read_onnx_header(payload, str(path))
+    description = _describe(header, path)
+    wanted = resolve_targets(targets)
+    backend = load_backend(_flavour(flavour, wanted))
+    spec = _spec(header, description, wanted, batches, workspace_bytes, path)
+    result = build_engine(backend, payload, spec, progress)
+    manifest = None
+    if description is not None:
+        manifest = _manifest(description, payload, backend, spec, result)
+    return BuiltPlan(result.plan, manifest, result, backend.product)
+
+
+def write_plan(out: Path | str, built: BuiltPlan) -> Path:
+    """Write ``OUT`` and, where the plan has one, its sidecar ``OUT.json``: both or none.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    out = Path(out)
+    sidecar = sidecar_path(out)
+    text = None
+    if built.manifest is not None:
+        artifact = dataclasses.replace(built.manifest.artifacts[0], path=out.name)
+        text = dataclasses.replace(built.manifest, artifacts=(artifact,)).to_json()
+    write_bytes(out, built.plan)
+    try:
+        if text is not None:
+            write_text(sidecar, text)
+        else:
+            sidecar.unlink(missing_ok=True)  # an older plan's would describe this one wrongly
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
+    return out
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What an ONNX model of ours says of itself."""
+
+    config: GeneratorConfig
+    class_names: tuple[str, ...]
+    precision: str
+    form: str
+    attention: str
+    attention_blocks: int
+    output: str
+    checkpoint_sha256: str | None
+    provenance: tuple[dict[str, Any], ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+    @property
+    def fused_attention(self) -> int | None:
+        """How many fused attention kernels the model was written for; None when it promises none."""
+        return self.attention_blocks if self.attention == "fused" and self.precision in _HALF else None
+
+
+def _batches(low: int, best: int | None, high: int) -> tuple[int, int, int]:
+    best = best if best is not None else max(low, min(8, high))
+    if not 1 <= low <= best <= high:
+        raise ConfigError(f"batches must satisfy 1 <= min <= opt <= max, not {low}, {best}, {high}")
+    return low, best, high
+
+
+def _flavour(wanted: str, targets: Sequence[Target]) -> Literal["tensorrt", "rtx", "auto"]:
+    """The flavour to load: ``auto`` is the installed one that serves all targets, RTX before the classic one."""
+    from exporters.tensorrt.backend import installed
+
+    if wanted != "auto":
+        return cast('Literal["tensorrt", "rtx"]', wanted)
+    serving = [name for name in ("rtx", "tensorrt") if all(name in target.flavours for target in targets)]
+    flavours = cast('list[Literal["tensorrt", "rtx"]]', serving)
+    return next((name for name in flavours if installed(name)), flavours[0] if flavours else "auto")
+
+
+def _spec(
+    header: OnnxHeader,
+    description: _Description | None,
+    targets: Sequence[Target],
+    batches: tuple[int, int, int],
+    workspace_bytes: int | None,
+    path: Path,
+) -> EngineSpec:
+    from exporters.specs import EngineSpec
+
+    free = [tensor for tensor in header.inputs if any(isinstance(size, str) for size in tensor.shape)]
+    precision = description.precision if description is not None and description.precision in _ASSERTED else None
+    return EngineSpec(
+        targets=tuple(target.name for target in targets),
+        profiles=(_profile(free, batches, path),) if free else (),
+        workspace_bytes=workspace_bytes,
+        precision=cast('Literal["fp16", "bf16", "fp32"] | None', precision),
+        fused_attention=description.fused_attention if description is not None else None,
+    )
+
+
+def _profile(free: Sequence[OnnxTensor], batches: tuple[int, int, int], path: Path) -> Profile:
+    from exporters.specs import ShapeRange
+
+    profile = {}
+    for tensor in free:
+        batch, *rest = tensor.shape
+        if not isinstance(batch, str) or any(isinstance(size, str) for size in rest):
+            raise ConfigError(
+                f"{path}: the input {tensor.name!r} has the shape {list(tensor.shape)}; only the first size, the "
+                f"batch, may be free. Export it with the other sizes fixed."
+            )
+        sizes = cast("list[int]", rest)
+        profile[tensor.name] = ShapeRange(*((size, *sizes) for size in batches))
+    return profile
+
+
+def _describe(header: OnnxHeader, path: Path) -> _Description | None:
+    """The model's own metadata; None for a model of another origin."""
+    metadata = {key.removeprefix(_PREFIX): value for key, value in header.metadata.items() if key.startswith(_PREFIX)}
+    if "config" not in metadata:
+        return None
+    try:
+        meaning = json.loads(metadata.get("meaning", "{}"))
+        return _Description(
+            config=from_dict(GeneratorConfig, json.loads(metadata["config"])),
+            class_names=tuple(json.loads(metadata["class_names"])),
+            precision=metadata["precision"],
+            form=metadata["form"],
+            attention=metadata["attention"],
+            attention_blocks=int(metadata["attention_blocks"]),
+            output=metadata["output"],
+            checkpoint_sha256=metadata["checkpoint_sha256"] or None,
+            provenance=tuple(json.loads(metadata["provenance"])),
+            inputs=tuple(_tensor_info(tensor, meaning) for tensor in header.inputs),
+            outputs=tuple(_tensor_info(tensor, meaning) for tensor in header.outputs),
+        )
+    except KeyError as error:
+        raise InputError(f"{path} lacks the metadata {_PREFIX}{error.args[0]}. Export it again.") from error
+    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} has damaged metadata: {error}. Export it again.") from error
+
+
+def _tensor_info(tensor: OnnxTensor, meaning: Mapping[str, str]) -> TensorInfo:
+    dtype = cast('Literal["float32", "float16", "int64", "uint8"]', tensor.dtype)
+    return TensorInfo(tensor.name, dtype, tensor.shape, meaning.get(tensor.name, ""))
+
+
+def _manifest(
+    description: _Description, onnx: bytes, backend: Backend, spec: EngineSpec, result: BuildResult
+) -> Manifest:
+    plan = _plan_info(onnx, backend, spec, result)
+    artifact = Artifact(
+        path="model.plan",
+        kind="plan",
+        sha256=sha256_bytes(result.plan),
+        size=len(result.plan),
+        precision=cast('Literal["fp32", "fp16", "bf16", "mixed"]', description.precision),
+        form=cast('Literal["inference", "training"]', description.form),
+        attention=cast('Literal["fused", "decomposed"]', description.attention),
+        output=cast('Literal["float", "uint8"]', description.output),
+        inputs=description.inputs,
+        outputs=description.outputs,
+        plan=plan,
+        verdict=Verdict("not_run", "not judged yet"),
+    )
+    step = {
+        "step": "build",
+        "tensorrt": backend.product,
+        "targets": list(plan.targets),
+        "onnx_sha256": plan.onnx_sha256,
+    }
+    return Manifest(
+        toolkit_version=version("sagan-deploy"),
+        generator=description.config,
+        class_names=description.class_names,
+        checkpoint_sha256=description.checkpoint_sha256,
+        provenance=(*description.provenance, step),
+        artifacts=(artifact,),
+        golden=None,
+        tools={backend.trt.__name__: backend.version},
+    )
+
+
+def _plan_info(onnx: bytes, backend: Backend, spec: EngineSpec, result: BuildResult) -> PlanInfo:
+    return PlanInfo(
+        flavour=backend.flavour,
+        tensorrt_version=backend.version,
+        targets=tuple(target.name for target in result.targets),
+        compute_capabilities=tuple(target.compute_capability for target in result.targets),
+        profiles=tuple(_ranges(profile) for profile in spec.profiles),
+        activation_bytes=result.activation_bytes,
+        weight_bytes=result.weight_bytes,
+        fused_attention=result.layers.fused_attention,
+        layer_count=len(result.layers.layers),
+        layer_digest=result.layers.digest,
+        onnx_sha256=sha256_bytes(onnx),
+        build_os=platform.system().lower(),
+        build_arch=platform.machine().lower(),
+    )
+
+
+def _ranges(profile: Profile) -> dict[str, Range]:
+    return {name: {"min": shape.min, "opt": shape.opt, "max": shape.max} for name, shape in profile.items()}

@@ -1,0 +1,66 @@
+"""Batches and noise that depend on a seed and a step number, and on nothing else.
+
+There is no random state to save: whoever knows the step knows the batch, so a run that is resumed sees the very
+numbers that it would have seen. It is also the place where a run on several devices splits its batch: each takes
+its own rows of the same global batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sagan_deploy.training.data.dataset import Dataset
+
+_ORDER, _FLIP, _NOISE = 0, 1, 2
+
+
+class Batches:
+    """Real images and their labels by step: an endless row of epochs, each in an order of its own, cut into batches."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, *, seed: int, flip: bool = False) -> None:
+        self.batch_size = batch_size
+        self._dataset = dataset
+        self._seed = seed
+        self._flip = flip
+        self._epoch = -1
+        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def batch(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Batch number `index`: images [batch, 3, h, w] uint8 and labels [batch] int64 (None without classes)."""
+        rows = self._rows(index)
+        images = self._dataset.images[rows]
+        if self._flip:
+            mirrored = _stream(self._seed, _FLIP, index).random(self.batch_size) < 0.5
+            images[mirrored] = images[mirrored, :, :, ::-1]
+        labels = self._dataset.labels
+        return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels[rows])
+
+    def _rows(self, index: int) -> NDArray[np.int64]:
+        count = len(self._dataset)
+        places = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        rows = np.empty(self.batch_size, np.int64)
+        # A batch may begin in one epoch and end in the next (or span several, when there are few images).
+        for epoch in range(int(places[0]) // count, int(places[-1]) // count + 1):
+            inside = places // count == epoch
+            rows[inside] = self._permutation(epoch)[places[inside] % count]
+        return rows
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, _stream(self._seed, _ORDER, epoch).permutation(len(self._dataset))
+        return self._order
+
+
+def noise(seed: int, index: int, count: int, z_dim: int, num_classes: int) -> tuple[Tensor, Tensor | None]:
+    """Latents [count, z_dim] ~ N(0, 1) and labels [count] uniform over the classes (None without), number `index`."""
+    stream = _stream(seed, _NOISE, index)
+    z = torch.from_numpy(stream.standard_normal((count, z_dim), dtype=np.float32))
+    return z, torch.from_numpy(stream.integers(num_classes, size=count)) if num_classes else None
+
+
+def _stream(seed: int, kind: int, index: int) -> np.random.Generator:
+    # Counter-based (Philox): one stream per purpose and index. The second key word keeps clear of sagan_deploy.latents.
+    return np.random.Generator(np.random.Philox(key=[seed, 1], counter=[0, 0, kind, index]))

@@ -1,0 +1,41 @@
+"""Pictures of the averaged generator while it learns: always the same latents, one row per class."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sagan_deploy.images import encode_png, grid, to_uint8
+from sagan_deploy.latents import sample_latents
+from sagan_deploy.model.generator import Generator
+
+_ROWS, _COLUMNS = 10, 10
+
+
+def sample_grid(generator: Generator, *, seed: int) -> bytes:
+    """A PNG of fixed latents, one row per class (evenly spaced classes where there are many).
+
+    All rows share their latents, column by column: what differs down a column is the class.
+    """
+    classes = generator.config.num_classes
+    rows = min(classes, _ROWS) if classes else _ROWS
+    latents = sample_latents(seed, _COLUMNS if classes else rows * _COLUMNS, generator.config.z_dim)
+    labels = None
+    if classes:
+        latents = np.tile(latents, (rows, 1))
+        labels = np.repeat(np.linspace(0, classes - 1, rows).round().astype(np.int64), _COLUMNS)
+    return encode_png(grid(to_uint8(draw(generator, latents, labels)), _COLUMNS))
+
+
+@torch.no_grad()
+def draw(
+    generator: Generator, z: NDArray[np.float32], labels: NDArray[np.int64] | None = None, *, batch: int = 64
+) -> NDArray[np.float32]:
+    """Images [n, 3, h, w] in [−1, 1] of a generator in evaluation mode, computed in parts of `batch`."""
+    device = next(generator.parameters()).device
+    parts = []
+    for low in range(0, len(z), batch):
+        part = None if labels is None else torch.from_numpy(labels[low : low + batch]).to(device)
+        parts.append(generator(torch.from_numpy(z[low : low + batch]).to(device), part).float().cpu().numpy())
+    return np.concatenate(parts)

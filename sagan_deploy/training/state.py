@@ -1,0 +1,187 @@
+"""The state of a run in one safetensors file, replaced whole: a kill at any moment leaves the last good one.
+
+It holds the networks, the average and Adam's moments; random numbers need none, as they follow from seed and step.
+Nothing in it could run when it is read (no pickle).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sagan_deploy.config import DiscriminatorConfig, GeneratorConfig, TrainConfig, from_dict, to_dict
+from sagan_deploy.errors import ConfigError, InputError
+from sagan_deploy.files import read_bytes, write_bytes
+from sagan_deploy.optional import require
+from sagan_deploy.presets import Preset
+from sagan_deploy.training.trainer import Trainer
+
+FORMAT = "sagan-deploy/training/1"
+STATE_NAME = "training.safetensors"
+_HEADER_KEY = "sagan_deploy_training"
+# These may change between sessions of one run: they decide when to stop and what to write, not what is learned.
+_FREE = {"steps", "log_every", "sample_every", "checkpoint_every"}
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands after `step` steps, and what it is a run of.
+
+    `total` and `minutes` are its plan (see `schedule.Plan`), `elapsed` its seconds so far, `source` and
+    `fingerprint` its data.
+    """
+
+    preset: Preset
+    step: int
+    total: int | None
+    minutes: float | None
+    elapsed: float
+    source: str
+    fingerprint: str
+
+
+def save_state(path: Path, state: RunState, trainer: Trainer) -> None:
+    """Write the run in one step."""
+    header = {"format": FORMAT, **dataclasses.asdict(state), "preset": _preset_dict(state.preset)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(trainer).items()}
+    # safetensors refuses tensors that share memory; on the CPU none of these do.
+    payload = require("safetensors.torch", "train").save(tensors, {_HEADER_KEY: json.dumps(header)})
+    write_bytes(path, payload)
+
+
+def read_state(path: Path) -> tuple[RunState, dict[str, Tensor]]:
+    """Read a run and its tensors.
+
+    Raises:
+        InputError: not a training state of this project, truncated or damaged.
+    """
+    payload = read_bytes(path)
+    length = int.from_bytes(payload[:8], "little")
+    try:
+        if not 2 <= length <= len(payload) - 8:
+            raise ValueError(f"its header claims {length} bytes")
+        header = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"][_HEADER_KEY])
+        if header.pop("format") != FORMAT:
+            raise ValueError(f"this version reads {FORMAT!r}")
+        header["preset"] = _preset_from(header["preset"])
+        state = RunState(**header)
+        tensors: dict[str, Tensor] = require("safetensors.torch", "train").load(payload)
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise InputError(f"{path} is not a whole training state ({error}). Start again without --resume.") from error
+    except Exception as error:  # what safetensors raises for damaged tensors has no documented base
+        raise InputError(f"{path} is damaged ({error}). Start again without --resume.") from error
+    return state, tensors
+
+
+def restore(trainer: Trainer, tensors: dict[str, Tensor], *, path: Path) -> None:
+    """Put the tensors of `read_state` into a trainer of the same preset.
+
+    Raises:
+        InputError: they belong to other networks.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, key = name.partition("/")
+        parts.setdefault(part, {})[key] = tensor
+    try:
+        for name, network in _networks(trainer).items():
+            network.load_state_dict(parts.pop(name))
+        for name, (optimizer, network) in _optimizers(trainer).items():
+            _restore_adam(optimizer, network, parts.pop(name, {}))
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{path} does not fit the networks of its own header: {error}") from error
+    if parts:
+        raise InputError(f"{path} holds tensors that no network has: {', '.join(sorted(parts))}")
+
+
+def check_same_run(state: RunState, preset: Preset, fingerprint: str, *, path: Path) -> None:
+    """Refuse to continue a run with other networks, settings or data than it began with.
+
+    Raises:
+        ConfigError: names every setting that differs, with both values.
+    """
+    before, now = _flat(_preset_dict(state.preset)), _flat(_preset_dict(preset))
+    differ = [
+        f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
+        for name in sorted(set(before) | set(now))
+        if before.get(name) != now.get(name) and name.removeprefix("train.") not in _FREE
+    ]
+    if differ:
+        raise ConfigError(f"{path} is a run with other settings: {'; '.join(differ)}. Resume with the same ones.")
+    if state.fingerprint != fingerprint:
+        raise ConfigError(f"{path} is a run on other images ({state.source}). Resume with the same --data.")
+
+
+def is_finite(trainer: Trainer) -> bool:
+    """Whether no weight of either network is NaN or infinite."""
+    return all(
+        math.isfinite(float(p.detach().abs().sum())) for n in _networks(trainer).values() for p in n.parameters()
+    )
+
+
+def _networks(trainer: Trainer) -> dict[str, nn.Module]:
+    return {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema.generator}
+
+
+def _optimizers(trainer: Trainer) -> dict[str, tuple[torch.optim.Optimizer, nn.Module]]:
+    return {
+        "generator_adam": (trainer.generator_optimizer, trainer.generator),
+        "discriminator_adam": (trainer.discriminator_optimizer, trainer.discriminator),
+    }
+
+
+def _tensors(trainer: Trainer) -> dict[str, Tensor]:
+    found = {
+        f"{part}/{name}": tensor
+        for part, net in _networks(trainer).items()
+        for name, tensor in net.state_dict().items()
+    }
+    for part, (optimizer, network) in _optimizers(trainer).items():
+        for name, parameter in network.named_parameters():
+            for moment, tensor in optimizer.state.get(parameter, {}).items():
+                found[f"{part}/{name}/{moment}"] = tensor
+    return found
+
+
+def _restore_adam(optimizer: torch.optim.Optimizer, network: nn.Module, saved: dict[str, Tensor]) -> None:
+    names = {
+        f"{name}/{moment}" for name, _ in network.named_parameters() for moment in ("step", "exp_avg", "exp_avg_sq")
+    }
+    if saved and set(saved) != names:
+        raise KeyError(f"Adam's moments are missing for {sorted(names - set(saved))[:3]}")
+    for name, parameter in network.named_parameters():
+        if not saved:
+            continue
+        # The moments take the layout of their parameter, as Adam makes them: the fused step walks both side by side.
+        optimizer.state[parameter] = {
+            "step": saved[f"{name}/step"].to(parameter.device),
+            "exp_avg": torch.empty_like(parameter).copy_(saved[f"{name}/exp_avg"]),
+            "exp_avg_sq": torch.empty_like(parameter).copy_(saved[f"{name}/exp_avg_sq"]),
+        }
+
+
+def _preset_dict(preset: Preset) -> dict[str, Any]:
+    parts = ("generator", "discriminator", "train")
+    return {name: to_dict(getattr(preset, name)) for name in parts}
+
+
+def _preset_from(values: dict[str, Any]) -> Preset:
+    return Preset(
+        from_dict(GeneratorConfig, values["generator"]),
+        from_dict(DiscriminatorConfig, values["discriminator"]),
+        from_dict(TrainConfig, values["train"]),
+    )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

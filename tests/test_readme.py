@@ -1,0 +1,110 @@
+"""What the README shows is run, in its order and in one folder; so are the samples."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PROGRAM = Path(sys.executable).parent / "sagan-deploy"
+
+
+def fenced(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def shell_lines():
+    lines = [line.split("    #")[0].strip() for block in fenced("sh") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def run(*command, cwd):
+    environment = os.environ | {"COLUMNS": "160"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280, env=environment)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """A folder in which every command of the README has been run, and what each printed."""
+    folder = tmp_path_factory.mktemp("readme")
+    printed = {}
+    for line in shell_lines():
+        words = shlex.split(line)
+        if words[0] == "sagan-deploy":
+            printed[words[1]] = run(PROGRAM, *words[1:], cwd=folder)
+    return folder, printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_commands_work_in_their_order(walked):
+    folder, printed = walked
+    assert list(printed) == ["train", "export", "build", "parity", "deploy", "verify", "generate", "inspect", "bench"]
+    assert all(printed.values()), "every command prints its result"
+    assert (folder / "bundle" / "manifest.json").is_file()
+    assert (folder / "parity" / "report.html").is_file()
+    assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_python_works(walked):
+    folder, _ = walked
+    for block in fenced("python"):
+        run(sys.executable, "-c", block, cwd=folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_samples_work(walked):
+    folder, _ = walked
+    run(sys.executable, ROOT / "samples/generate_grid.py", "bundle", "grid.png", cwd=folder)
+    assert (folder / "grid.png").read_bytes().startswith(b"\x89PNG")
+    command = [sys.executable, ROOT / "samples/service.py", "bundle", "0"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as service:
+        watchdog = threading.Timer(60, service.kill)
+        watchdog.start()
+        try:
+            address = service.stdout.readline().split()[-1]
+            with urllib.request.urlopen(f"{address}?seed=3&count=4&class=1", timeout=30) as answer:
+                assert answer.read().startswith(b"\x89PNG")
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"{address}?class=999", timeout=30)
+            assert refused.value.code == 400
+            refused.value.close()
+        finally:
+            watchdog.cancel()
+            service.kill()
+
+
+def test_the_two_commands_exist_and_the_table_lists_every_command():
+    makefile = (ROOT / "Makefile").read_text()
+    for line in shell_lines():
+        if line.startswith("make "):
+            assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE), line
+    listed = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    files = {path.stem for path in (ROOT / "sagan_deploy/cli").glob("*.py")} - {"__init__", "app", "talk"}
+    assert listed == files
+
+
+def test_every_sample_is_run_or_a_workflow():
+    samples = {path.name for path in (ROOT / "samples").iterdir() if path.suffix in (".py", ".yml")}
+    assert samples == {"generate_grid.py", "service.py", "parity-workflow.yml"}
+    workflow = (ROOT / "samples/parity-workflow.yml").read_text()
+    commands = re.findall(r"- run: sagan-deploy (\w+)", workflow)
+    assert commands == ["export", "export", "parity"]
+
+
+def test_every_link_to_a_file_resolves():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
