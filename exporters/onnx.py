@@ -136,7 +136,12 @@ def _check_size(size: int) -> None:
 def _translate(module: nn.Module, examples: tuple[Tensor, ...], spec: OnnxSpec) -> Any:
     import torch
 
-    free = tuple(dict(spec.dynamic_axes.get(name, {})) or None for name in spec.input_names)
+    # A `Dim` is a demand: torch refuses a module that works for one size only, where a plain name would give way.
+    dims = {axis: torch.export.Dim(axis) for axes in spec.dynamic_axes.values() for axis in axes.values()}
+    free = tuple(
+        {index: dims[axis] for index, axis in spec.dynamic_axes.get(name, {}).items()} or None
+        for name in spec.input_names
+    )
     try:
         with torch.no_grad(), _quiet_torch():
             program = torch.onnx.export(
@@ -159,7 +164,7 @@ def _translate(module: nn.Module, examples: tuple[Tensor, ...], spec: OnnxSpec) 
 
 @contextlib.contextmanager
 def _quiet_torch() -> Iterator[None]:
-    """Drop the two things that torch 2.13 says about itself during every export; anything else still speaks."""
+    """Drop what torch 2.13 says about itself during a good export; anything else still speaks."""
 
     def no_torchvision(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("torchvision is not installed")
@@ -169,6 +174,9 @@ def _quiet_torch() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            # Two inputs share the axis on purpose; with two different names the warning would be worth reading.
+            same_name = r"# The axis name: (\w+) will not be used, since it shares .* with another axis: \1\."
+            warnings.filterwarnings("ignore", same_name, UserWarning)
             yield
     finally:
         registration.removeFilter(no_torchvision)

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from sagan_deploy.bundle.bundle import finish_bundle, hashed_file, read_manifest
 from sagan_deploy.bundle.golden import GOLDEN_NAME, Golden, golden_bytes
 from sagan_deploy.bundle.manifest import MANIFEST_NAME, Artifact, Manifest, Verdict
 from sagan_deploy.checkpoints.native import Checkpoint
+from sagan_deploy.environment import tool_versions
 from sagan_deploy.errors import CheckFailed, ConfigError, MissingError
 from sagan_deploy.export import export_generator, onnx_artifact
 from sagan_deploy.files import new_folder, refuse_existing, write_bytes
@@ -106,6 +107,9 @@ def deploy(
             report = judge(
                 checkpoint, paths, options.policy, seed=options.seed, count=options.images, progress=progress
             )
+        # From here on the manifest says what the sidecar of a single plan says.
+        for artifact in plan:
+            sidecar_path(folder / artifact.path).unlink()
         reports = write_reports(folder / "parity", report)
         if not report.passed:
             _keep_failed(folder / "parity", out, report)
@@ -137,16 +141,6 @@ def golden_images(checkpoint: Checkpoint, count: int = _GOLDEN_IMAGES) -> Golden
         label = torch.from_numpy(labels[i : i + 1]) if labels is not None else None
         rows.append(generator(torch.from_numpy(z[i : i + 1]).double(), label))
     return Golden(z, labels, torch.cat(rows).float().numpy())
-
-
-def tool_versions() -> dict[str, str]:
-    """The versions of the packages that took part."""
-    names = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "numpy")
-    found = {}
-    for name in names:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def _export_all(
@@ -193,11 +187,7 @@ def _build(
         if options.targets is not None or not missing:
             raise
         return [], {"TensorRT plan": str(error)}
-    # In a bundle the manifest says what the sidecar of a single plan says.
-    sidecar = sidecar_path(folder / path)
-    artifact = dataclasses.replace(read_manifest(sidecar).artifacts[0], path=path)
-    sidecar.unlink()
-    return [artifact], {}
+    return [dataclasses.replace(read_manifest(sidecar_path(folder / path)).artifacts[0], path=path)], {}
 
 
 def _judged(folder: Path, artifact: Artifact, report: ParityReport) -> Artifact:

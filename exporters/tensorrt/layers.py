@@ -150,7 +150,7 @@ class LayerReport:
         if found != expected * self.profiles:
             raise FusionMismatch(
                 f"{expected} fused attention kernels per profile were expected, the plan has {found} in "
-                f"{self.profiles} profile(s). Export another form of attention (fused or decomposed) or name other GPUs."
+                f"{self.profiles} profile(s). Export another form of attention, or name other GPUs."
             )
 
     def _reads(self, layer: Layer) -> Iterator[str]:

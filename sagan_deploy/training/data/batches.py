@@ -17,41 +17,51 @@ from sagan_deploy.training.data.dataset import Dataset
 _ORDER, _FLIP, _NOISE = 0, 1, 2
 
 
-class Batches:
-    """Real images and their labels by step: an endless row of epochs, each in an order of its own, cut into batches."""
+class Order:
+    """Which rows make batch number `index`: an endless row of epochs, each in an order of its own, cut into batches."""
 
-    def __init__(self, dataset: Dataset, batch_size: int, *, seed: int, flip: bool = False) -> None:
+    def __init__(self, count: int, batch_size: int, *, seed: int) -> None:
+        self.count = count
         self.batch_size = batch_size
-        self._dataset = dataset
         self._seed = seed
-        self._flip = flip
         self._epoch = -1
-        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+        self._permuted: NDArray[np.int64] = np.empty(0, np.int64)
 
-    def batch(self, index: int) -> tuple[Tensor, Tensor | None]:
-        """Batch number `index`: images [batch, 3, h, w] uint8 and labels [batch] int64 (None without classes)."""
-        rows = self._rows(index)
-        images = self._dataset.images[rows]
-        if self._flip:
-            mirrored = _stream(self._seed, _FLIP, index).random(self.batch_size) < 0.5
-            images[mirrored] = images[mirrored, :, :, ::-1]
-        labels = self._dataset.labels
-        return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels[rows])
-
-    def _rows(self, index: int) -> NDArray[np.int64]:
-        count = len(self._dataset)
+    def rows(self, index: int) -> NDArray[np.int64]:
+        """Row numbers [batch_size] in 0 … count − 1. Batches with consecutive numbers are cheap."""
         places = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        epochs, within = np.divmod(places, self.count)
         rows = np.empty(self.batch_size, np.int64)
         # A batch may begin in one epoch and end in the next (or span several, when there are few images).
-        for epoch in range(int(places[0]) // count, int(places[-1]) // count + 1):
-            inside = places // count == epoch
-            rows[inside] = self._permutation(epoch)[places[inside] % count]
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            inside = epochs == epoch
+            rows[inside] = self._permutation(epoch)[within[inside]]
         return rows
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, _stream(self._seed, _ORDER, epoch).permutation(len(self._dataset))
-        return self._order
+            self._epoch, self._permuted = epoch, _stream(self._seed, _ORDER, epoch).permutation(self.count)
+        return self._permuted
+
+
+class Batches:
+    """Real images and their labels by number."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, *, seed: int, flip: bool = False) -> None:
+        self._dataset = dataset
+        self._order = Order(len(dataset), batch_size, seed=seed)
+        self._seed = seed
+        self._flip = flip
+
+    def batch(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Batch number `index`: images [batch, 3, h, w] uint8 and labels [batch] int64 (None without classes)."""
+        rows = self._order.rows(index)
+        images = self._dataset.images[rows]
+        if self._flip:
+            mirrored = _stream(self._seed, _FLIP, index).random(len(rows)) < 0.5
+            images[mirrored] = images[mirrored, :, :, ::-1]
+        labels = self._dataset.labels
+        return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels[rows])
 
 
 def noise(seed: int, index: int, count: int, z_dim: int, num_classes: int) -> tuple[Tensor, Tensor | None]:

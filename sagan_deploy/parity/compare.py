@@ -1,0 +1,176 @@
+"""`judge`: every candidate against the float64 reference, through gates that each can say no."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagan_deploy.checkpoints.native import Checkpoint
+from sagan_deploy.environment import machine, tool_versions
+from sagan_deploy.errors import MissingError
+from sagan_deploy.model.inference import InferenceOptions, to_inference
+from sagan_deploy.parity.candidates import Candidate, open_candidates, opened
+from sagan_deploy.parity.cases import Case, Pool, default_count, make_cases
+from sagan_deploy.parity.depth import Depth, rounding_layers
+from sagan_deploy.parity.emulation import emulated
+from sagan_deploy.parity.gates import Drawn, gates_of, hard_gates
+from sagan_deploy.parity.localise import first_faulty_stage
+from sagan_deploy.parity.metrics import relative_l2
+from sagan_deploy.parity.pictures import worst_pictures
+from sagan_deploy.parity.policy import Policy
+from sagan_deploy.parity.reference import REFERENCE, draw_float64
+from sagan_deploy.parity.report import Gate, Leg, ParityReport, StageFault
+from sagan_deploy.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from sagan_deploy.model.generator import Generator
+
+
+def judge(
+    checkpoint: Checkpoint,
+    files: Sequence[Path],
+    policy: Policy | None = None,
+    *,
+    seed: int = 0,
+    count: int | None = None,
+    progress: Progress = silent,
+) -> ParityReport:
+    """Hold exported files against the checkpoint that they came from.
+
+    Legs: the inference form in float64 (algebra only), every ONNX fp32 file in ONNX Runtime (export only), every half
+    file with true rounding (precision only), every plan on the GPU (everything).
+
+    Args:
+        checkpoint: the generator; its training form in float64 is the reference.
+        files: ``.onnx``, ``.plan`` or bundles.
+        policy: the limits; None derives all of them.
+        seed: of the latents.
+        count: how many normal latents; None chooses by image size.
+        progress: told about every leg.
+
+    Raises:
+        InputError: a file is corrupt or of another kind.
+        MissingError: PyTorch is not installed.
+    """
+    start = time.perf_counter()
+    candidates = [candidate for path in files for candidate in open_candidates(path)]
+    config = checkpoint.config
+    pool, cases = make_cases(config, seed=seed, count=default_count(config) if count is None else count)
+    generator = checkpoint.generator()
+    reference = draw_float64(generator, pool, progress=progress)
+    trial = _Trial(checkpoint, generator, pool, cases, reference, policy or Policy())
+    layouts = sorted({c.attention for c in candidates if c.kind == "onnx"}) or ["fused"]
+    legs = [_algebra_leg(layout, trial, progress) for layout in layouts]
+    for done, candidate in enumerate(candidates):
+        progress("parity", done, len(candidates))
+        legs.append(_file_leg(candidate, _depth(candidate, candidates, checkpoint), trial))
+    progress("parity", len(candidates), len(candidates))
+    return ParityReport(
+        reference=REFERENCE,
+        checkpoint_sha256=checkpoint.sha256,
+        legs=tuple(legs),
+        cases={case.name: len(case.rows) for case in cases},
+        loosened=trial.policy.loosened(),
+        environment=tool_versions() | machine(),
+        seed=seed,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What all legs of one call share."""
+
+    checkpoint: Checkpoint
+    generator: Generator
+    pool: Pool
+    cases: Sequence[Case]
+    reference: NDArray[np.float64]
+    policy: Policy
+
+
+def _algebra_leg(layout: str, trial: _Trial, progress: Progress) -> Leg:
+    start = time.perf_counter()
+    form = to_inference(trial.generator, InferenceOptions(attention=layout))  # type: ignore[arg-type]
+    drawn = draw_float64(form, trial.pool, task=f"inference form, {layout}", progress=progress)
+    errors, limit = relative_l2(drawn, trial.reference), trial.policy.algebra()
+    worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors)))
+    gate = Gate("tensor.rel_l2", float(errors[worst]), limit.value, limit.derivation, case="all", image=worst)
+    return Leg(
+        name=f"inference form, {layout} attention",
+        how="PyTorch, float64",
+        status="passed" if gate.passed else "failed",
+        reason="" if gate.passed else _first_failure((gate,)),
+        gates=(gate,),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
+    start = time.perf_counter()
+    leg = Leg(
+        candidate.path.name, candidate.how, "not_run", path=str(candidate.path), sha256=candidate.sha256
+    )
+    try:
+        with opened(candidate) as draw:
+            drawn = [Drawn(case, draw(*trial.pool.batch(case))) for case in trial.cases]
+    except MissingError as error:
+        return dataclasses.replace(leg, reason=str(error))
+    limits = trial.policy.limits(candidate.precision, depth)
+    gates = hard_gates(candidate, drawn, trial.checkpoint)
+    comparable = all(gate.passed for gate in gates)
+    if comparable:
+        gates += gates_of(candidate, drawn, trial.reference, limits)
+    passed = all(gate.passed for gate in gates)
+    return dataclasses.replace(
+        leg,
+        status="passed" if passed else "failed",
+        reason="" if passed else _first_failure(gates),
+        gates=gates,
+        fault=None if passed else _fault(candidate, trial, limits["tensor.rel_l2"].value),
+        pictures=worst_pictures(drawn, trial.reference) if comparable else (),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _depth(candidate: Candidate, candidates: Sequence[Candidate], checkpoint: Checkpoint) -> Depth:
+    """Rounding layers of an ONNX file, or of the one that a plan was built from, or else as the config has them."""
+    if candidate.kind == "onnx":
+        return rounding_layers(candidate.payload)
+    source = next((c for c in candidates if c.sha256 == candidate.onnx_sha256), None)
+    if source is not None:
+        return rounding_layers(source.payload)
+    config = checkpoint.config
+    per_stage = 4 if config.block == "bottleneck" else 2 if config.block == "residual" else 1
+    layers = 2 + per_stage * config.num_stages + 4 * len(config.attention_after)
+    return Depth(layers, 9 * max(config.widths))
+
+
+def _fault(candidate: Candidate, trial: _Trial, budget: float) -> StageFault | None:
+    if candidate.kind != "onnx" or not candidate.stages:
+        return None
+    payload = candidate.payload if candidate.precision == "fp32" else emulated(candidate.payload)
+    z, labels = trial.pool.batch(trial.cases[0])
+    few = slice(0, 4)
+    return first_faulty_stage(
+        payload,
+        trial.generator,
+        candidate.stages,
+        z[few],
+        None if labels is None else labels[few],
+        budget=lambda path: budget,
+    )
+
+
+def _first_failure(gates: Sequence[Gate]) -> str:
+    gate = next(gate for gate in gates if not gate.passed)
+    sign = "at least" if gate.at_least else "at most"
+    return f"{gate.rule} is {gate.value:.3g}, allowed is {sign} {gate.limit:.3g} ({gate.derivation})"
+

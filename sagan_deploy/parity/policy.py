@@ -1,0 +1,141 @@
+"""How much an exported file may differ, derived from the arithmetic; and policy files that change a limit, with a reason.
+
+With unit roundoff u and L rounding layers between latents and pixels, independent rounding errors of zero mean give a
+relative error of about u·√L (Higham & Mary 2019, SIAM J. Sci. Comput. 41, theorem 2.4). Half precision accumulates in
+float32, so that is all; float32 accumulates in its own type, which multiplies it by √K for sums of K products.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sagan_deploy.errors import ConfigError
+from sagan_deploy.files import read_bytes
+from sagan_deploy.parity.depth import Depth
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
+_CODES = {"fp32": 1, "fp16": 1, "bf16": 6}
+_SSIM = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.99}
+ALGEBRA = 1e-12
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A number and where it comes from."""
+
+    value: float
+    derivation: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a policy file says of a rule: the new limit and why."""
+
+    limit: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The derived limits, except where `changes` (by ``precision.rule``) says otherwise."""
+
+    changes: dict[str, Change] = field(default_factory=dict)
+
+    def algebra(self) -> Limit:
+        """Of the inference form in float64: the identities are exact, so only float64's own rounding is left."""
+        return self._changed("fp64", "tensor.rel_l2", Limit(ALGEBRA, "float64 rounding of exact identities"))
+
+    def limits(self, precision: Precision, depth: Depth) -> dict[str, Limit]:
+        """All limits of a file by rule.
+
+        Args:
+            precision: what the file declares.
+            depth: its rounding layers and longest reduction, counted from the graph.
+        """
+        u, layers, terms = ROUNDOFF[precision], depth.layers, depth.longest_reduction
+        spread = u * math.sqrt(layers)
+        formula = f"u·√L, u = 2^{int(math.log2(u))}, L = {layers}"
+        if precision == "fp32":
+            relative = Limit(spread * math.sqrt(terms), f"{formula}, times √K, K = {terms}: float32 accumulators")
+            largest = Limit(10 * relative.value, "10 × tensor.rel_l2: ten standard deviations at rms 1")
+        else:
+            relative = Limit(3 * spread, f"3·{formula}: float32 accumulators")
+            largest = Limit(_CODES[precision] * 2 / 255, f"{_CODES[precision]} step(s) of 8-bit codes, 2/255 each")
+        codes = _CODES[precision]
+        share = min(0.25, max(127.5 * relative.value / 3, 1e-3))
+        found = {
+            "tensor.rel_l2": relative,
+            "tensor.max_abs": largest,
+            "image.code_difference": Limit(codes, f"{precision} moves an 8-bit code by at most {codes}"),
+            "image.code_share": Limit(share, "127.5·rel_l2/3: share of codes that lie so close to a boundary"),
+            "image.code_bias": Limit(share, "rounding has no direction: a mean shift is a wrong rounding or an offset"),
+            "image.psnr": Limit(20 * math.log10(2 / relative.value), "tensor.rel_l2 in dB at rms 1, range 2"),
+            "image.ssim": Limit(_SSIM[precision], "worst image"),
+        }
+        if precision == "bf16":
+            # Codes wander by several steps there: how many do is no evidence of anything.
+            del found["image.code_share"]
+        return {rule: self._changed(precision, rule, limit) for rule, limit in found.items()}
+
+    def loosened(self) -> dict[str, str]:
+        """Every changed rule with its limit and reason, for the reports."""
+        return {name: f"{change.limit:g}: {change.reason}" for name, change in self.changes.items()}
+
+    def _changed(self, precision: str, rule: str, limit: Limit) -> Limit:
+        change = self.changes.get(f"{precision}.{rule}")
+        return limit if change is None else Limit(change.limit, f"policy file: {change.reason}")
+
+
+RULES = (
+    "tensor.rel_l2",
+    "tensor.max_abs",
+    "image.code_difference",
+    "image.code_share",
+    "image.code_bias",
+    "image.psnr",
+    "image.ssim",
+)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy file.
+
+    It is TOML with one table per changed limit::
+
+        [fp16."tensor.rel_l2"]
+        limit = 0.01
+        reason = "the client accepted this for the 2026 model, ticket 1234"
+
+    Raises:
+        ConfigError: no TOML, an unknown precision or rule, a limit that is no positive number, or no reason.
+    """
+    try:
+        tables = tomllib.loads(read_bytes(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML file: {error}") from error
+    changes = {}
+    for precision, rules in tables.items():
+        if precision not in ("fp64", *ROUNDOFF) or not isinstance(rules, dict):
+            raise ConfigError(f"{path}: {precision!r} must be a table named fp64, fp32, fp16 or bf16")
+        for rule, entry in rules.items():
+            if rule not in RULES:
+                raise ConfigError(f"{path}: there is no rule {rule!r}. Rules: {', '.join(RULES)}")
+            changes[f"{precision}.{rule}"] = _change(f"{path}: {precision}.{rule}", entry)
+    return Policy(changes)
+
+
+def _change(name: str, entry: object) -> Change:
+    if not isinstance(entry, dict) or not {"limit", "reason"} >= set(entry):
+        raise ConfigError(f"{name} must be a table with limit and reason")
+    limit, reason = entry.get("limit"), entry.get("reason")
+    if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not math.isfinite(limit) or limit <= 0:
+        raise ConfigError(f"{name} limit (={limit!r}) must be a positive number")
+    if not isinstance(reason, str) or len(reason.split()) < 3:
+        raise ConfigError(f"{name} needs a reason in words; the reports print it. A limit is never changed without one.")
+    return Change(float(limit), reason)

@@ -1,0 +1,129 @@
+"""What parity found, as frozen values: a report of legs, each with the gates that it went through."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Status = Literal["passed", "failed", "not_run"]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One measured number against one limit.
+
+    `rule` is a stable id such as ``tensor.rel_l2``; `at_least` turns the comparison round (PSNR, SSIM). `case` and
+    `image` name the worst image, `pixel` its worst (channel, row, column) where that means something.
+    """
+
+    rule: str
+    value: float
+    limit: float
+    derivation: str
+    at_least: bool = False
+    case: str = ""
+    image: int | None = None
+    pixel: tuple[int, int, int] | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value keeps the limit; NaN never does."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    @property
+    def margin(self) -> float:
+        """How far inside the limit the value lies, as a share of the limit; negative when it fails."""
+        if not np.isfinite(self.value):
+            return -float("inf")
+        if self.limit == 0:
+            return 0.0 if self.passed else -float("inf")
+        share = self.value / self.limit
+        return share - 1 if self.at_least else 1 - share
+
+
+@dataclass(frozen=True)
+class StageFault:
+    """The first stage, by module path, whose own error exceeds its budget."""
+
+    path: str
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of both sides for people to look at, uint8 (h, w, 3)."""
+
+    case: str
+    image: int
+    reference: NDArray[np.uint8] = field(repr=False)
+    candidate: NDArray[np.uint8] = field(repr=False)
+    difference: NDArray[np.uint8] = field(repr=False)  # amplified, see `amplification`
+    amplification: float = 1.0
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One candidate held against the reference. `path` is None for the inference form, which is no file."""
+
+    name: str
+    how: str  # what ran it, in words
+    status: Status
+    reason: str = ""
+    path: str | None = None
+    sha256: str | None = None
+    gates: tuple[Gate, ...] = ()
+    fault: StageFault | None = None
+    pictures: tuple[Picture, ...] = field(default=(), repr=False)
+    seconds: float = 0.0
+
+    @property
+    def failed_gates(self) -> tuple[Gate, ...]:
+        """The gates that did not hold."""
+        return tuple(gate for gate in self.gates if not gate.passed)
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """All legs. `environment` names versions and the machine, `cases` each case with its number of images, and
+    `loosened` the limits that a policy file changed, each with its reason."""
+
+    reference: str
+    checkpoint_sha256: str | None
+    legs: tuple[Leg, ...]
+    cases: dict[str, int]
+    loosened: dict[str, str]
+    environment: dict[str, str]
+    seed: int
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """No leg failed, and at least one ran."""
+        return all(leg.status != "failed" for leg in self.legs) and any(leg.status == "passed" for leg in self.legs)
+
+    @property
+    def not_run(self) -> tuple[Leg, ...]:
+        """The legs that could not run here."""
+        return tuple(leg for leg in self.legs if leg.status == "not_run")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without the pictures."""
+        legs = []
+        for leg in self.legs:
+            values = {f.name: getattr(leg, f.name) for f in dataclasses.fields(leg) if f.name not in ("gates", "pictures")}
+            values["fault"] = dataclasses.asdict(leg.fault) if leg.fault is not None else None
+            values["gates"] = [dataclasses.asdict(g) | {"passed": g.passed, "margin": g.margin} for g in leg.gates]
+            legs.append(values)
+        rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "legs"}
+        return {"passed": self.passed, **rest, "legs": legs}
+
+
+def file_name(leg: Leg) -> str:
+    """The file of a leg without its folders, or the leg's name."""
+    return Path(leg.path).name if leg.path is not None else leg.name
