@@ -18,7 +18,7 @@ MODULE_KEY = "module"  # node metadata: dotted path of the torch module that com
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 _SECOND_CALL = re.compile(r"@\d+")  # torch's mark of a module that is called again
 
-# Operators whose floating inputs TensorRT wants in one type; the ONNX checker lets a wrong weight pass.
+# Operators whose floating inputs must have one type.
 _COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -52,7 +52,7 @@ def tidy(model: Any, parameter_names: Iterable[str], opset: int) -> None:
 
 
 def check_dtypes(model: Any) -> None:
-    """Refuse mixed types that the ONNX checker lets pass and TensorRT or ONNX Runtime do not.
+    """Refuse mixed types, the usual trace of a half-done conversion, in words that name both sides.
 
     Raises:
         NotExportable: a convolution or matrix product reads two floating types, or a Resize has scales that are not

@@ -52,6 +52,7 @@ def export_onnx(module: nn.Module, example_inputs: Mapping[str, Tensor], spec: O
     _check_inputs(example_inputs, spec)
     _check_module(module, spec)
     model = _translate(module, tuple(example_inputs.values()), spec)
+    _check_axes(model, module, spec)
     names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
     tidy(model, names, spec.opset)
     check_dtypes(model)
@@ -125,6 +126,17 @@ def _check_module(module: nn.Module, spec: OnnxSpec) -> None:
     _check_size(sum(tensor.nbytes for tensor in tensors))
 
 
+def _check_axes(model: Any, module: nn.Module, spec: OnnxSpec) -> None:
+    """Free axes must have stayed free; depending on how they are given, torch fixes one without a word."""
+    for value in model.graph.inputs:
+        for index, axis in spec.dynamic_axes.get(value.name, {}).items():
+            if isinstance(size := value.shape[index], int):
+                raise NotExportable(
+                    f"{type(module).__name__} works for {axis} = {size} only: the free axis {index} of {value.name} "
+                    f"became fixed. Look for the example's batch in reshape or expand."
+                )
+
+
 def _check_size(size: int) -> None:
     if size > MAX_BYTES:
         raise NotExportable(
@@ -136,12 +148,7 @@ def _check_size(size: int) -> None:
 def _translate(module: nn.Module, examples: tuple[Tensor, ...], spec: OnnxSpec) -> Any:
     import torch
 
-    # A `Dim` is a demand: torch refuses a module that works for one size only, where a plain name would give way.
-    dims = {axis: torch.export.Dim(axis) for axes in spec.dynamic_axes.values() for axis in axes.values()}
-    free = tuple(
-        {index: dims[axis] for index, axis in spec.dynamic_axes.get(name, {}).items()} or None
-        for name in spec.input_names
-    )
+    free = tuple(dict(spec.dynamic_axes.get(name, {})) or None for name in spec.input_names)
     try:
         with torch.no_grad(), _quiet_torch():
             program = torch.onnx.export(
@@ -156,10 +163,15 @@ def _translate(module: nn.Module, examples: tuple[Tensor, ...], spec: OnnxSpec) 
                 external_data=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        cause = error.__cause__ or error
-        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-        raise NotExportable(f"torch cannot export {type(module).__name__}: {reason.strip()}") from error
+        raise NotExportable(f"torch cannot export {type(module).__name__}: {_reason(error)}") from error
     return program.model  # type: ignore[union-attr]
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong inside torch, and the line that it announces with a colon."""
+    cause = error.__cause__ or error
+    first, *rest = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+    return f"{first} {rest[0]}" if first.endswith(":") and rest else first
 
 
 @contextlib.contextmanager

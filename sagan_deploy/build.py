@@ -68,7 +68,8 @@ def build_plan(
             takes the installed one that serves the targets.
         min_batch: the smallest batch that the plan takes.
         opt_batch: the batch that it is tuned for; None is 8, or less where `max_batch` is.
-        max_batch: the largest batch; the memory that the plan needs grows with it.
+        max_batch: the largest batch; the memory that the plan needs grows with it. A plan with fused attention takes
+            at least 2, because TensorRT fuses nothing when the batch can only be 1.
         workspace_bytes: the most scratch memory that a plan may use; None leaves it to TensorRT.
         progress: told how far the build is.
 
@@ -174,12 +175,16 @@ def _spec(
 
     free = [tensor for tensor in header.inputs if any(isinstance(size, str) for size in tensor.shape)]
     precision = description.precision if description is not None and description.precision in _ASSERTED else None
+    fused = description.fused_attention if description is not None else None
+    if fused and batches[2] == 1:
+        # TensorRT 1.7 for RTX drops an axis that is 1 for good, and then no longer knows the pattern of attention.
+        batches = (1, 1, 2)
     return EngineSpec(
         targets=tuple(target.name for target in targets),
         profiles=(_profile(free, batches, path),) if free else (),
         workspace_bytes=workspace_bytes,
         precision=cast('Literal["fp16", "bf16", "fp32"] | None', precision),
-        fused_attention=description.fused_attention if description is not None else None,
+        fused_attention=fused,
     )
 
 

@@ -25,6 +25,7 @@ from sagan_deploy.parity.compare import judge
 from sagan_deploy.parity.policy import Policy
 from sagan_deploy.progress import Progress, silent
 from sagan_deploy.reports.folder import write_reports
+from sagan_deploy.reports.words import without_folder
 
 if TYPE_CHECKING:
     from sagan_deploy.model.inference.options import Precision
@@ -110,6 +111,7 @@ def deploy(
         # From here on the manifest says what the sidecar of a single plan says.
         for artifact in plan:
             sidecar_path(folder / artifact.path).unlink()
+        report = _relative(report, folder)
         reports = write_reports(folder / "parity", report)
         if not report.passed:
             _keep_failed(folder / "parity", out, report)
@@ -119,13 +121,14 @@ def deploy(
             class_names=checkpoint.class_names,
             checkpoint_sha256=checkpoint.sha256,
             provenance=checkpoint.provenance,
-            artifacts=tuple(_judged(folder, artifact, report) for artifact in artifacts),
+            artifacts=tuple(_judged(artifact, report) for artifact in artifacts),
             golden=hashed_file(folder, GOLDEN_NAME),
             tools=tool_versions(),
             files=tuple(hashed_file(folder, path.relative_to(folder).as_posix()) for path in reports),
         )
         manifest = finish_bundle(folder, manifest)
-    return Deployment(out, manifest, report, clock.seconds, skipped)
+    # The folder had another name while it was made, which says nothing to anybody now.
+    return Deployment(out, manifest, without_folder(report, folder.as_posix()), clock.seconds, skipped)
 
 
 def golden_images(checkpoint: Checkpoint, count: int = _GOLDEN_IMAGES) -> Golden:
@@ -190,12 +193,18 @@ def _build(
     return [dataclasses.replace(read_manifest(sidecar_path(folder / path)).artifacts[0], path=path)], {}
 
 
-def _judged(folder: Path, artifact: Artifact, report: ParityReport) -> Artifact:
+def _relative(report: ParityReport, folder: Path) -> ParityReport:
+    """The report with paths inside the bundle; the folder that it was made in is gone when somebody reads it."""
+    legs = [
+        leg if leg.path is None else dataclasses.replace(leg, path=Path(leg.path).relative_to(folder).as_posix())
+        for leg in report.legs
+    ]
+    return dataclasses.replace(report, legs=tuple(legs))
+
+
+def _judged(artifact: Artifact, report: ParityReport) -> Artifact:
     """The artifact with what parity said of it."""
-    legs = [leg for leg in report.legs if leg.path is not None and Path(leg.path) == folder / artifact.path]
-    if not legs:
-        return dataclasses.replace(artifact, verdict=Verdict("not_run", "no parity leg judges this file"))
-    leg = legs[0]
+    leg = next(leg for leg in report.legs if leg.path == artifact.path)
     return dataclasses.replace(artifact, verdict=Verdict(leg.status, leg.reason))
 
 

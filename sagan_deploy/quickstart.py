@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from sagan_deploy.progress import Progress, silent
 from sagan_deploy.reports.html import render
 from sagan_deploy.runtime import load
 from sagan_deploy.training.data import Dataset, open_dataset
-from sagan_deploy.training.quality import QualityReport, measure_quality
+from sagan_deploy.training.quality import QualityReport, evaluate_quality, train_classifier
 from sagan_deploy.training.run import TrainResult, train
 from sagan_deploy.verify import VerifyResult, verify_bundle
 
@@ -78,12 +77,12 @@ def quickstart(
         with _timed(seconds, "train"):
             training = train(chosen, images, folder / "run", minutes=minutes, seed=seed, progress=progress)
         checkpoint = load_checkpoint(training.checkpoint)
-        with _timed(seconds, "measure quality"):
-            quality = measure_quality(checkpoint.generator(), images, seed=seed, progress=progress)
         deployment = deploy(checkpoint, folder / "bundle", DeployOptions(seed=seed), progress=progress)
         seconds |= deployment.seconds
         with _timed(seconds, "verify"):
             verified = verify_bundle(folder / "bundle", progress=progress)
+        with _timed(seconds, "measure quality"):
+            quality = _quality(folder / "bundle", images, seed, progress)
         made = Quickstart(out, training, quality, deployment, verified, seconds)
         _write_results(folder, made, checkpoint, images, seed)
     return made
@@ -97,7 +96,7 @@ def summary(made: Quickstart) -> dict[str, Any]:
             "seconds": made.training.seconds,
             "images_per_second": made.training.images_per_second,
         },
-        "quality": dataclasses.asdict(made.quality),
+        "quality": made.quality.to_dict(),
         "artifacts": [
             {
                 "path": f"bundle/{artifact.path}",
@@ -133,6 +132,13 @@ def _write_results(folder: Path, made: Quickstart, checkpoint: Checkpoint, image
         ),
     )
     write_text(folder / MARKER, json.dumps(summary(made), indent=2, default=str) + "\n")
+
+
+def _quality(bundle: Path, images: Dataset, seed: int, progress: Progress) -> QualityReport:
+    """The quality of what ships: the images are drawn by the bundle, not by the network that was trained."""
+    classifier = train_classifier(images, seed=seed, progress=progress)
+    with load(bundle) as generator:
+        return evaluate_quality(generator, generator.config.z_dim, images, classifier, seed=seed, progress=progress)
 
 
 def _drawn(bundle: Path, seed: int) -> NDArray[np.uint8]:

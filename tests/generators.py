@@ -47,7 +47,7 @@ CONFIGS: dict[str, GeneratorConfig] = {
 }  # fmt: skip
 
 
-def lively(generator: Generator, seed: int = 0) -> Generator:
+def lively(module: nn.Module, seed: int = 0) -> nn.Module:
     """Give every norm, bias, table and γ a value that matters, then switch to evaluation."""
     source = torch.Generator().manual_seed(seed)
 
@@ -55,28 +55,45 @@ def lively(generator: Generator, seed: int = 0) -> Generator:
         with torch.no_grad():
             tensor.copy_(mean + spread * torch.randn(tensor.shape, generator=source))
 
-    for module in generator.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            fill(module.running_mean, 0.0, 0.2)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            fill(part.running_mean, 0.0, 0.2)
             with torch.no_grad():
-                module.running_var.copy_(0.02 + torch.rand(module.running_var.shape, generator=source))
-            if module.affine:
-                fill(module.weight, 1.0, 0.2)
-                fill(module.bias, 0.0, 0.2)
-        if hasattr(module, "gamma"):
-            fill(module.gamma, 0.8, 0.1)
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:
-            fill(module.bias, 0.0, 0.1)
-        if isinstance(module, nn.Embedding):
-            fill(module.weight, 1.0 if module.weight.mean() > 0.5 else 0.0, 0.3)
-    return generator.eval().requires_grad_(False)
+                part.running_var.copy_(0.02 + torch.rand(part.running_var.shape, generator=source))
+            if part.affine:
+                fill(part.weight, 1.0, 0.2)
+                fill(part.bias, 0.0, 0.2)
+        if hasattr(part, "gamma"):
+            fill(part.gamma, 0.8, 0.1)
+        if isinstance(part, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and part.bias is not None:
+            fill(part.bias, 0.0, 0.1)
+        if isinstance(part, nn.Embedding):
+            fill(part.weight, 1.0 if part.weight.mean() > 0.5 else 0.0, 0.3)
+    return module.eval().requires_grad_(False)
+
+
+def settled(generator: Generator) -> Generator:
+    """Let the statistics become those of the generator's own feature maps, as training leaves them."""
+    norms = [part for part in generator.modules() if isinstance(part, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average of all batches
+        norm.train()
+    with torch.no_grad():
+        for _ in range(4):
+            generator(*inputs(generator.config, 64, torch.float32))
+    for norm in norms:
+        norm.momentum = 0.1
+    return generator.eval()
 
 
 def tiny_generator(config: GeneratorConfig = TINY, seed: int = 0) -> Generator:
     """A lively generator of this config; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return lively(Generator(config), seed)
+        generator = Generator(config)
+    lively(generator, seed)
+    return settled(generator)
 
 
 def tiny_checkpoint(config: GeneratorConfig = TINY, seed: int = 0) -> Checkpoint:

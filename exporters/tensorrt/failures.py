@@ -51,7 +51,7 @@ def rejected(parser: Any, records: Sequence[Record]) -> OnnxRejected | InvalidOn
         reason = _first_line(_errors(records)) or "it gave no reason"
         return OnnxRejected(f"TensorRT does not take this ONNX model: {reason}", reason=reason)
     first = errors[0]
-    node, operator, reason = first.node_name() or "", first.node_operator() or "", _first_line([first.desc()])
+    node, operator, reason = first.node_name() or "", first.node_operator() or "", _telling_line(first.desc())
     if "DESERIALIZE_FAILED" in first.code().name:
         return InvalidOnnx(f"this is no whole ONNX model: {reason}")
     place = f" at node {first.node()} {node!r} ({operator})" if operator else ""
@@ -73,6 +73,12 @@ def classify(records: Sequence[Record]) -> BuildFailed:
 
 def _errors(records: Iterable[Record]) -> list[str]:
     return [record.text for record in records if record.is_error]
+
+
+def _telling_line(description: str) -> str:
+    """The first line that says more than which node it is, or that there is no driver."""
+    lines = [line for line in description.splitlines() if not re.match(r"Invalid Node -|.*catchCudaError", line)]
+    return _first_line(lines) or _first_line([description])
 
 
 def _first_line(texts: Sequence[str]) -> str:

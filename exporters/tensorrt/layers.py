@@ -150,7 +150,8 @@ class LayerReport:
         if found != expected * self.profiles:
             raise FusionMismatch(
                 f"{expected} fused attention kernels per profile were expected, the plan has {found} in "
-                f"{self.profiles} profile(s). Export another form of attention, or name other GPUs."
+                f"{self.profiles} profile(s). Export another form of attention, let the batch exceed 1, or name "
+                f"other GPUs."
             )
 
     def _reads(self, layer: Layer) -> Iterator[str]:

@@ -37,10 +37,10 @@ def _check_precision(network: Any, precision: Precision) -> None:
     compute = [layer for layer in _layers(network) if layer.type.name in _COMPUTE]
     wrong = [layer for layer in compute if layer.get_input(0).dtype.name != _DTYPE[precision]]
     if wrong:
-        first = wrong[0]
+        layer = wrong[0]
         raise PrecisionMismatch(
             f"{precision} was asked for, but {len(wrong)} of {len(compute)} convolutions and matrix products of the "
-            f"ONNX model read another type, {first.name!r} for one reads {first.get_input(0).dtype.name}. "
+            f"ONNX model read another type, {layer.name!r} for one reads {layer.get_input(0).dtype.name}. "
             f"The precision of a plan is that of its ONNX model: export it with {precision}."
         )
 

@@ -53,6 +53,7 @@ def _options(
 
 def main() -> None:
     """Run the program: expected errors become one line and their exit code, bugs keep their traceback (5)."""
+    _share_cores()
     # Rich must not fold error lines in logs; a pipe that closes early (| head) is no error of ours.
     try:
         app()
@@ -72,6 +73,17 @@ def main() -> None:
 
         traceback.print_exc()
         _stop("this is a bug in sagan-deploy; please report the lines above", 5)
+
+
+def _share_cores() -> None:
+    """Let PyTorch's threads sleep soon when they wait for each other, unless the user has settled that.
+
+    By default they spin for milliseconds. On a machine with other busy programs, a shared CI runner for example, they
+    then burn the core that the awaited thread needs: training steps took 1.36 s instead of 0.41 s on two busy cores,
+    and just as long either way on two free ones. It is read when PyTorch is loaded, so it is set here.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _stop(message: str, exit_code: int) -> None:

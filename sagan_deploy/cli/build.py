@@ -77,6 +77,11 @@ def _facts(out: Path, built: BuiltPlan) -> dict[str, Any]:
         "sidecar": f"{out}.json" if artifact is not None else None,
         "built_with": built.product,
         "targets": [target.name for target in result.targets],
+        "inputs": {
+            tensor.name: [{"min": list(s.min), "opt": list(s.opt), "max": list(s.max)} for s in tensor.profiles]
+            for tensor in result.layers.io
+            if tensor.is_input
+        },
         "precision": artifact.precision if artifact is not None else None,
         "kernels": len(result.layers.layers),
         "fused_attention": result.layers.fused_attention,
@@ -89,7 +94,13 @@ def _facts(out: Path, built: BuiltPlan) -> dict[str, Any]:
     }
 
 
+def _ranges(shapes: list[dict[str, list[int]]]) -> str:
+    """``[1, 128] to [64, 128], tuned for [8, 128]`` for every profile."""
+    return "; ".join(f"{s['min']} to {s['max']}, tuned for {s['opt']}" for s in shapes) or "fixed"
+
+
 def _table(facts: dict[str, Any]) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("what", "value")
@@ -100,6 +111,7 @@ def _table(facts: dict[str, Any]) -> Any:
         "built with": facts["built_with"],
         "for": ", ".join(facts["targets"]),
         "precision": f"{facts['precision']} (asserted)" if facts["precision"] else "that of the ONNX model",
+        "inputs": "\n".join(f"{name}: {_ranges(shapes)}" for name, shapes in facts["inputs"].items()),
         "kernels": f"{facts['kernels']}, of which fused attention: {facts['fused_attention']}",
         "size": f"{facts['bytes'] / 1e6:.1f} MB",
         "planned GPU memory": memory,
@@ -107,5 +119,5 @@ def _table(facts: dict[str, Any]) -> Any:
         "executed": facts["executed"],
     }
     for name, value in shown.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     return table

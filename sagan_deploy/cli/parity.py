@@ -1,8 +1,28 @@
-"""`sagan-deploy parity`."""
+"""`sagan-deploy parity`: hold files against PyTorch."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from sagan_deploy.cli.talk import (
+    ForceOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    print_result,
+    progress_bars,
+    say,
+)
+from sagan_deploy.errors import CheckFailed, MissingError
+
+if TYPE_CHECKING:
+    from sagan_deploy.parity.report import ParityReport
+
+_MARKER = "report.json"
 
 
 def register(app: typer.Typer) -> None:
@@ -10,5 +30,74 @@ def register(app: typer.Typer) -> None:
     app.command()(parity)
 
 
-def parity() -> None:
-    """Not written yet."""
+def parity(
+    checkpoint: Annotated[Path, typer.Argument(help="The generator checkpoint (.safetensors) that is right.")],
+    files: Annotated[list[Path], typer.Argument(help="ONNX files and plans made from it.")],
+    report: Annotated[
+        Path | None, typer.Option(help="A folder to make, for report.json, report.html and junit.xml.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A parity policy (TOML) that changes limits.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Latents that are judged; by default by image size.")] = None,
+    require_all: Annotated[bool, typer.Option("--require-all", help="Exit with 3 when a file could not run.")] = False,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Hold ONNX files and plans against what PyTorch draws in float64, gate by gate.
+
+    Exits with 1 when a file draws something else, 3 when none could run here.
+
+    Example: sagan-deploy parity generator.safetensors generator.fp16.onnx --report parity
+    """
+    from sagan_deploy.checkpoints.native import load_checkpoint
+    from sagan_deploy.files import new_folder, refuse_existing
+    from sagan_deploy.parity.compare import judge
+    from sagan_deploy.parity.policy import Policy, load_policy
+    from sagan_deploy.reports.console import parity_table
+    from sagan_deploy.reports.folder import write_reports
+    from sagan_deploy.reports.json_report import to_json
+
+    if report is not None:
+        refuse_existing(report, marker=_MARKER, force=force)
+    chosen = load_policy(policy) if policy is not None else Policy()
+    with progress_bars(quiet=quiet) as progress:
+        found = judge(load_checkpoint(checkpoint), files, chosen, seed=seed, count=count, progress=progress)
+    if report is not None:
+        with new_folder(report, marker=_MARKER, force=force) as folder:
+            write_reports(folder, found)
+        say(f"the report lies in {report}", quiet=quiet)
+    if json:
+        typer.echo(to_json(found), nl=False)
+    else:
+        print_result(parity_table(found))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        _tell_github(found, to_stderr=json)
+    _decide(found, require_all=require_all)
+
+
+def _decide(found: ParityReport, *, require_all: bool) -> None:
+    failed = ", ".join(leg.name for leg in found.legs if leg.status == "failed")
+    if failed:
+        raise CheckFailed(f"parity failed for {failed}")
+    if not found.passed:
+        raise MissingError("nothing could be judged here; the table says why")
+    if require_all and found.not_run:
+        reasons = "; ".join(f"{leg.name}: {leg.reason}" for leg in found.not_run)
+        raise MissingError(f"--require-all: not everything could run here: {reasons}")
+
+
+def _tell_github(found: ParityReport, *, to_stderr: bool) -> None:
+    """Annotations (GitHub reads them on both streams, and JSON must stay alone on stdout) and the run's summary."""
+    from sagan_deploy.reports.github import annotation_lines, summary
+
+    for line in annotation_lines(found):
+        typer.echo(line, err=to_stderr)
+    target = os.environ.get("GITHUB_STEP_SUMMARY")
+    if target:
+        try:
+            # All steps of a job share this file, which the runner made: it is appended to, never replaced.
+            with Path(target).open("a", encoding="utf-8") as stream:
+                stream.write(summary(found))
+        except OSError as error:
+            say(f"the summary could not be added to {target}: {error.strerror or error}")

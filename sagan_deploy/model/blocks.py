@@ -22,7 +22,7 @@ class _Block(nn.Module):
 
 
 class ResidualBlock(_Block):
-    """norm–act–up–3x3–norm–act–3x3 beside up–1x1: the block of SAGAN and BigGAN."""
+    """norm–act–up–3x3–norm–act–3x3 beside 1x1–up: the block of SAGAN and BigGAN."""
 
     def __init__(self, config: GeneratorConfig, width_in: int, width_out: int, upsamples: bool, condition: int) -> None:
         super().__init__(config, upsamples)
@@ -36,7 +36,7 @@ class ResidualBlock(_Block):
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         out = self.conv1(self.up(self.activation(self.norm1(x, condition))))
         out = self.conv2(self.activation(self.norm2(out, condition)))
-        return out + self.skip(self.up(x))
+        return out + self.up(self.skip(x))  # a 1x1 convolution and upsampling commute; this order costs a quarter
 
 
 class BottleneckBlock(_Block):

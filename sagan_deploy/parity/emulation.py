@@ -18,25 +18,30 @@ from typing import Any
 
 from sagan_deploy.errors import InputError
 from sagan_deploy.optional import require
+from sagan_deploy.parity.graph import read_model
 
 # Numbers of onnx.TensorProto.DataType, which is not imported for them.
 _FLOAT, _FLOAT16, _BFLOAT16 = 1, 10, 16
 _HALVES = frozenset({_FLOAT16, _BFLOAT16})
 
 #: Results are among the operands (or their negatives, integer parts, ...), so half operands need no rounding.
-EXACT = frozenset(
-    "Abs Ceil Clip Concat Constant ConstantOfShape DepthToSpace Expand Flatten Floor Gather GatherElements GatherND "
-    "Identity Max MaxPool Min Neg Pad ReduceMax ReduceMin Relu Reshape Resize:nearest Round Shape Sign Size Slice "
-    "SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze Where".split()
-)
+EXACT = frozenset({
+    "Abs", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten",
+    "Floor", "Gather", "GatherElements", "GatherND", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad",
+    "ReduceMax", "ReduceMin", "Relu", "Reshape", "Resize:nearest", "Round", "Shape", "Sign", "Size", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+})  # fmt: skip
 #: Tests that answer the same for a half value and for the float32 that equals it.
-TESTS = frozenset("ArgMax ArgMin Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual NonZero".split())
+TESTS = frozenset({
+    "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonZero",
+})  # fmt: skip
 #: Computed in float32 from half operands and rounded once.
-ROUNDED = frozenset(
-    "Add AveragePool Conv ConvTranspose Cos Div Elu Erf Exp Gelu Gemm GlobalAveragePool HardSigmoid HardSwish LeakyRelu "
-    "Log LogSoftmax MatMul Mish Mul PRelu Pow Reciprocal ReduceMean ReduceSum Resize:cubic Resize:linear Selu Sigmoid Sin "
-    "Softmax Softplus Softsign Sqrt Sub Tanh".split()
-)
+ROUNDED = frozenset({
+    "Add", "AveragePool", "Conv", "ConvTranspose", "Cos", "Div", "Elu", "Erf", "Exp", "Gelu", "Gemm",
+    "GlobalAveragePool", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "LogSoftmax", "MatMul", "Mish", "Mul",
+    "PRelu", "Pow", "Reciprocal", "ReduceMean", "ReduceSum", "Resize:cubic", "Resize:linear", "Selu", "Sigmoid",
+    "Sin", "Softmax", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh",
+})  # fmt: skip
 
 
 def emulated(onnx: bytes) -> bytes:
@@ -55,13 +60,18 @@ def emulated(onnx: bytes) -> bytes:
         InputError: no valid ONNX model, nothing half in it, or a half operation whose rounding is not known here.
         MissingError: onnx is not installed.
     """
-    require("onnx", "export")
-    model, types = _read(onnx)
-    half = {name: kind for name, kind in types.items() if kind in _HALVES}
+    typed = read_model(onnx)
+    graph = typed.model.graph
+    half = {name: kind for name, kind in typed.types.items() if kind in _HALVES}
     if not half:
         raise InputError("nothing in this ONNX model is float16 or bfloat16; run it as it is, without emulation.")
-    graph = model.graph
-    rewriting = _Rewriting(half, taken=set(types))
+    for node in graph.node:
+        unknown = [name for name in node.output if name and not typed.types.get(name)]
+        if unknown:
+            raise InputError(
+                f"the type of {unknown[0]!r}, made by {node.op_type}, cannot be told from this ONNX model."
+            )
+    rewriting = _Rewriting(half, taken=set(typed.types))
     for value in graph.input:
         if value.name in half:
             rewriting.round_input(value.name)
@@ -75,7 +85,7 @@ def emulated(onnx: bytes) -> bytes:
     for tensor in graph.initializer:
         if tensor.data_type in _HALVES:
             _upcast(tensor)
-    payload: bytes = model.SerializeToString(deterministic=True)
+    payload: bytes = typed.model.SerializeToString(deterministic=True)
     return payload
 
 
@@ -88,9 +98,11 @@ def session_options(threads: int | None = None) -> Any:
     ort = require("onnxruntime", "onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
-    # The fusions of this level never reach across a Cast; the one rewriting that drops Casts is off unless asked for.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("optimization.enable_cast_chain_elimination", "0")
+    # Two Casts in a row look like waste to an optimiser. Without one, the sagan128 generator takes 1.3 times as long
+    # as its float32 file with all optimisations.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Float64 torch runs in between, and threads that wait by spinning would take its cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
@@ -150,7 +162,7 @@ class _Rewriting:
     def _cast(self, source: str, target: str, kind: int, metadata: Iterable[Any]) -> None:
         from onnx import helper
 
-        node = helper.make_node("Cast", [source], [target], name=target, to=kind)
+        node = helper.make_node("Cast", [source], [target], to=kind)
         node.metadata_props.extend(metadata)
         self.nodes.append(node)
 
@@ -176,33 +188,6 @@ def _is_rounded(node: Any) -> bool:
         f"{node.op_type} (the node that makes {node.output[0]!r}) has half values and is not known to the emulation; "
         f"it knows Cast, {', '.join(sorted(EXACT | TESTS | ROUNDED))}."
     )
-
-
-def _read(onnx: bytes) -> tuple[Any, dict[str, int]]:
-    """The model, and the element type of every value in it."""
-    from google.protobuf.message import DecodeError
-    from onnx import load_from_string, shape_inference
-
-    try:
-        model = load_from_string(onnx)
-        inferred = shape_inference.infer_shapes(onnx, check_type=True, strict_mode=True).graph
-    except (DecodeError, shape_inference.InferenceError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise InputError(f"these {len(onnx)} bytes are no valid ONNX model ({reason}). Export it again.") from error
-    graph = model.graph
-    nested = [n for n in graph.node for a in n.attribute if a.HasField("g") or a.graphs]
-    if model.functions or graph.sparse_initializer or nested:
-        raise InputError("the emulation reads plain graphs: no branches, loops, functions or sparse weights.")
-    if any(tensor.external_data for tensor in graph.initializer):
-        raise InputError("this ONNX model keeps its weights in another file; export it in one piece.")
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for value in (*inferred.input, *inferred.output, *inferred.value_info):
-        types[value.name] = value.type.tensor_type.elem_type
-    for node in graph.node:
-        for name in node.output:
-            if name and not types.get(name):
-                raise InputError(f"the type of {name!r}, made by {node.op_type}, cannot be told from this ONNX model.")
-    return model, types
 
 
 def _upcast(tensor: Any) -> None:

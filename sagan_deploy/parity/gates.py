@@ -63,7 +63,7 @@ def hard_gates(candidate: Candidate, drawn: Sequence[Drawn], checkpoint: Checkpo
 def gates_of(
     candidate: Candidate, drawn: Sequence[Drawn], reference: NDArray[np.float64], limits: dict[str, Limit]
 ) -> tuple[Gate, ...]:
-    """The measured gates, each with its worst image over all cases.
+    """The measured gates, each with its worst image over all cases but the stress cases.
 
     8-bit images are judged by their codes: as numbers they carry their own rounding, which is larger than any limit.
     """
@@ -90,8 +90,9 @@ def gates_of(
             **measures,
             "image.psnr": lambda d: psnr(numbers(d), of(d)),
         }
-    gates = [_worst(drawn, rule, limits[rule], measure) for rule, measure in measures.items() if rule in limits]
-    return tuple(_with_pixel(gate, drawn, numbers, of) for gate in gates)
+    judged = [d for d in drawn if not d.case.stress]
+    gates = [_worst(judged, rule, limits[rule], measure) for rule, measure in measures.items() if rule in limits]
+    return tuple(_with_pixel(gate, judged, numbers, of) for gate in gates)
 
 
 def _worst(drawn: Sequence[Drawn], rule: str, limit: Limit, measure: Callable[[Drawn], NDArray[Any]]) -> Gate:

@@ -68,12 +68,12 @@ class Policy:
             relative = Limit(3 * spread, f"3·{formula}: float32 accumulators")
             largest = Limit(_CODES[precision] * 2 / 255, f"{_CODES[precision]} step(s) of 8-bit codes, 2/255 each")
         codes = _CODES[precision]
-        share = min(0.25, max(127.5 * relative.value / 3, 1e-3))
+        share = min(0.25, max(127.5 * relative.value / 3, 5e-3))
         found = {
             "tensor.rel_l2": relative,
             "tensor.max_abs": largest,
             "image.code_difference": Limit(codes, f"{precision} moves an 8-bit code by at most {codes}"),
-            "image.code_share": Limit(share, "127.5·rel_l2/3: share of codes that lie so close to a boundary"),
+            "image.code_share": Limit(share, "127.5·rel_l2/3, at least 1 in 200: codes that lie so close to a boundary"),
             "image.code_bias": Limit(share, "rounding has no direction: a mean shift is a wrong rounding or an offset"),
             "image.psnr": Limit(20 * math.log10(2 / relative.value), "tensor.rel_l2 in dB at rms 1, range 2"),
             "image.ssim": Limit(_SSIM[precision], "worst image"),

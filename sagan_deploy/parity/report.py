@@ -37,11 +37,16 @@ class Gate:
 
     @property
     def margin(self) -> float:
-        """How far inside the limit the value lies, as a share of the limit; negative when it fails."""
+        """How far inside the limit the value lies, as a share of the limit; negative when it fails.
+
+        A similarity whose best is 1 (SSIM) is seen as its distance from there: 0.999 keeps 0.99 by 90 %, not by 1 %.
+        """
         if not np.isfinite(self.value):
-            return -float("inf")
+            return float("inf") if self.passed else -float("inf")  # two equal images have an infinite PSNR
         if self.limit == 0:
             return 0.0 if self.passed else -float("inf")
+        if self.at_least and 0 < self.limit < 1:
+            return 1 - (1 - self.value) / (1 - self.limit)
         share = self.value / self.limit
         return share - 1 if self.at_least else 1 - share
 
@@ -91,7 +96,8 @@ class Leg:
 @dataclass(frozen=True)
 class ParityReport:
     """All legs. `environment` names versions and the machine, `cases` each case with its number of images, and
-    `loosened` the limits that a policy file changed, each with its reason."""
+    `loosened` the limits that a policy file changed, each with its reason.
+    """
 
     reference: str
     checkpoint_sha256: str | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor
 
 from sagan_deploy.model.generator import Generator
 
@@ -30,6 +31,7 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def update(self, generator: Generator, step: int) -> None:
         """Move the average towards `generator`, after step number `step` (from 0)."""
-        averages, values = list(self.generator.parameters()), list(generator.parameters())
+        averages: list[Tensor] = list(self.generator.parameters())
+        values: list[Tensor] = list(generator.parameters())
         torch._foreach_lerp_(averages, values, 1.0 - self.decay_at(step))
         torch._foreach_copy_(list(self.generator.buffers()), list(generator.buffers()))

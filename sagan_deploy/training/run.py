@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sagan_deploy.checkpoints.native import checkpoint_of, save_checkpoint
-from sagan_deploy.errors import CheckFailed, ConfigError, InputError
+from sagan_deploy.errors import CheckFailed, ConfigError
 from sagan_deploy.files import refuse_existing, write_bytes
 from sagan_deploy.presets import Preset
 from sagan_deploy.progress import Progress, silent
@@ -24,7 +23,16 @@ from sagan_deploy.training.interrupt import deferred_interrupt
 from sagan_deploy.training.log import LOG_NAME, CsvLog, LogRow
 from sagan_deploy.training.samples import sample_grid
 from sagan_deploy.training.schedule import Plan, decay_start
-from sagan_deploy.training.state import STATE_NAME, RunState, check_same_run, is_finite, read_state, restore, save_state
+from sagan_deploy.training.state import (
+    STATE_NAME,
+    RunState,
+    check_same_run,
+    is_finite,
+    read_run,
+    read_state,
+    restore,
+    save_state,
+)
 from sagan_deploy.training.trainer import StepLosses, Trainer
 
 CHECKPOINT_NAME = "generator.safetensors"
@@ -72,25 +80,28 @@ def train(
         seed: of weights, batches and noise; None: the preset's.
         resume: continue the run in `out`.
         force: replace the run in `out`.
-        device: where to compute, ``cpu`` or ``cuda``.
+        device: where to compute: ``cpu``, ``cuda``, ``cuda:1`` …
         progress: told after every step.
 
     Raises:
         ConfigError: options contradict each other, or `resume` with other settings or data.
         InputError: `out` exists, cannot be written or holds no whole state to resume.
+        MissingError: there is no such device.
         CheckFailed: the training diverged; the last good checkpoint is kept.
     """
     if steps is not None and minutes is not None:
         raise ConfigError("give either steps or minutes, not both")
     if resume and force:
         raise ConfigError("resume continues the run in the folder and force replaces it: give one of them")
-    settled = _settle(preset, data, steps, seed)
-    state, tensors = _read_run(out) if resume else (None, {})
-    run = _Run(settled, data, Path(out), state, steps, minutes, device)
+    out = Path(out)
+    state, tensors = read_state(out / STATE_NAME) if resume else (None, {})
     if state is not None:
-        restore(run.trainer, tensors, path=Path(out) / STATE_NAME)
+        steps, minutes = _continued_plan(state, steps, minutes)
+    run = _Run(_settle(preset, data, steps, seed), data, out, state, minutes, device)
+    if state is not None:
+        restore(run.trainer, tensors, path=out / STATE_NAME)
     else:
-        _clear(Path(out), force=force)
+        _clear(out, force=force)
     with _flush_denormals():
         return run.finish(progress)
 
@@ -123,32 +134,20 @@ class _Run:
         data: Dataset | None,
         out: Path,
         state: RunState | None,
-        steps: int | None,
         minutes: float | None,
         device: str,
     ) -> None:
-        self.out = out
+        self.preset = preset
         self.data = data
+        self.out = out
         self.fingerprint = data.fingerprint() if data is not None else ""
-        self.step = 0
-        before = 0.0
-        total = None
         if state is not None:
             check_same_run(state, preset, self.fingerprint, path=out / STATE_NAME)
-            self.step, before, total = state.step, state.elapsed, state.total
-            if minutes is None and steps is None:
-                minutes = state.minutes
-                steps = state.total if minutes is None else None
-            if steps is not None:
-                _check_steps(state, steps)
-                preset = dataclasses.replace(preset, train=dataclasses.replace(preset.train, steps=steps))
-        started = time.monotonic()
+        self.step = self.first = self.saved = state.step if state is not None else 0  # saved: of the checkpoint on disk
+        before, started = state.elapsed if state is not None else 0.0, time.monotonic()
         self.clock: Callable[[], float] = lambda: before + time.monotonic() - started
-        self.preset = preset
-        self.plan = Plan(preset.train, minutes, self.clock, total)
+        self.plan = Plan(preset.train, minutes, self.clock, state.total if state is not None else None)
         self.trainer = Trainer(preset, device=device)
-        self.first = self.step
-        self.saved = self.step  # the step of the checkpoint on disk
         self.losses: StepLosses | None = None
         self.samples: Path | None = None
 
@@ -161,15 +160,21 @@ class _Run:
                 self._steps(self.data, log, lambda: interrupt.asked, progress)
             if interrupt.asked:
                 raise KeyboardInterrupt
-        seconds = time.monotonic() - began
-        if self.preset.train.steps == 0 and self.step == 0:
-            # Only what was asked for: a state to resume would hold four times the generator and no training.
-            self._save_generator()
-        speed = (self.step - self.first) * self.preset.train.batch_size / seconds if self.step > self.first else 0.0
-        d_loss, g_loss = (float("nan"),) * 2
+        else:
+            self._save_generator()  # of no steps, or of a run that was killed just before it wrote this last file
+        taken, seconds = self.step - self.first, time.monotonic() - began
+        d_loss, g_loss = float("nan"), float("nan")
         if self.losses is not None:
             d_loss, g_loss = float(self.losses.discriminator), float(self.losses.generator)
-        return TrainResult(self.out / CHECKPOINT_NAME, self.step, self.clock(), speed, d_loss, g_loss, self.samples)
+        return TrainResult(
+            checkpoint=self.out / CHECKPOINT_NAME,
+            steps=self.step,
+            seconds=self.clock(),
+            images_per_second=taken * self.preset.train.batch_size / seconds if taken else 0.0,
+            discriminator_loss=d_loss,
+            generator_loss=g_loss,
+            samples=self.samples,
+        )
 
     def _steps(self, data: Dataset, log: CsvLog, interrupted: Callable[[], bool], progress: Progress) -> None:
         config, batches = self.preset.train, self.trainer.batches(data)
@@ -194,7 +199,7 @@ class _Run:
             self._save()
 
     def _checked(self, row: LogRow) -> LogRow:
-        # NaN and infinity spread to everything in a step or two; a mean of both losses shows either.
+        # NaN and infinity spread through both networks within a step or two, so the losses show them soon enough.
         if not abs(row.discriminator_loss + row.generator_loss) < float("inf"):
             raise self._diverged(f"losses {row.discriminator_loss:g} and {row.generator_loss:g}")
         return row
@@ -211,9 +216,9 @@ class _Run:
     def _save(self) -> None:
         if not is_finite(self.trainer):
             raise self._diverged("weights that are not finite")
-        assert self.data is not None
+        source = self.data.source if self.data is not None else ""
         state = RunState(
-            self.preset, self.step, self.plan.total, self.plan.minutes, self.clock(), self.data.source, self.fingerprint
+            self.preset, self.step, self.plan.total, self.plan.minutes, self.clock(), source, self.fingerprint
         )
         save_state(self.out / STATE_NAME, state, self.trainer)
         self._save_generator()
@@ -235,12 +240,26 @@ class _Run:
 
 
 def _log_row(step: int, losses: StepLosses, factor: float, speed: float) -> LogRow:
-    values = (losses.discriminator, losses.generator, losses.real_score, losses.fake_score)
-    return LogRow(step, *(float(value) for value in values), factor, speed)
+    return LogRow(
+        step=step,
+        discriminator_loss=float(losses.discriminator),
+        generator_loss=float(losses.generator),
+        real_score=float(losses.real_score),
+        fake_score=float(losses.fake_score),
+        rate_factor=factor,
+        images_per_second=speed,
+    )
 
 
-def _check_steps(state: RunState, steps: int) -> None:
-    """Another number of steps is fine as long as it leaves the rates of the steps already taken as they were."""
+def _continued_plan(state: RunState, steps: int | None, minutes: float | None) -> tuple[int | None, float | None]:
+    """Steps and minutes of a resumed run: what it planned, unless something else is asked for.
+
+    Another number of steps is fine as long as it leaves the rates of the steps already taken as they were.
+    """
+    if minutes is not None:
+        return None, minutes
+    if steps is None:
+        return (None, state.minutes) if state.minutes is not None else (state.total, None)
     if steps < state.step:
         raise ConfigError(f"steps (={steps}) is less than the {state.step} that the run has taken already")
     starts = [decay_start(total, state.preset.train.lr_decay_from) for total in (steps, state.total)]
@@ -249,24 +268,33 @@ def _check_steps(state: RunState, steps: int) -> None:
             f"steps (={steps}) cannot replace the planned {state.total} at step {state.step}: the learning rate is "
             f"falling and depends on it. Resume without it, or train anew with --steps {steps}."
         )
+    return steps, None
 
 
-def _read_run(out: Path) -> tuple[RunState, dict[str, Tensor]]:
-    path = Path(out) / STATE_NAME
-    if not path.exists():
-        raise InputError(f"{path} does not exist, so there is no run to resume. Start one without --resume.")
-    return read_state(path)
+def saved_run(out: Path) -> RunState:
+    """What the run in `out` is and where it stands.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    return read_run(out / STATE_NAME)
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Refuse a folder that a new run may not use; an empty one will do. Worth asking before images are read.
+
+    Raises:
+        InputError: `out` holds something already, and `force` is not set or it is no run.
+    """
+    if not (out.is_dir() and not any(out.iterdir())):
+        refuse_existing(out, marker=LOG_NAME, force=force)
 
 
 def _clear(out: Path, *, force: bool) -> None:
-    """Make place for a new run: an empty folder will do, and only files of a run are ever removed."""
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    refuse_existing(out, marker=LOG_NAME, force=force)
-    for name in (STATE_NAME, CHECKPOINT_NAME, LOG_NAME):
-        (out / name).unlink(missing_ok=True)
-    for picture in (out / SAMPLES_NAME).glob("step_*.png"):
-        picture.unlink()
+    # Only files of a run are ever removed, whatever else lies beside them.
+    check_out(out, force=force)
+    for path in (out / STATE_NAME, out / CHECKPOINT_NAME, out / LOG_NAME, *(out / SAMPLES_NAME).glob("step_*.png")):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -56,27 +56,40 @@ def save_state(path: Path, state: RunState, trainer: Trainer) -> None:
     write_bytes(path, payload)
 
 
-def read_state(path: Path) -> tuple[RunState, dict[str, Tensor]]:
-    """Read a run and its tensors.
+def read_run(path: Path) -> RunState:
+    """What a run is and where it stands, without its tensors.
 
     Raises:
         InputError: not a training state of this project, truncated or damaged.
     """
-    payload = read_bytes(path)
-    length = int.from_bytes(payload[:8], "little")
     try:
-        if not 2 <= length <= len(payload) - 8:
-            raise ValueError(f"its header claims {length} bytes")
-        header = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"][_HEADER_KEY])
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= path.stat().st_size - 8:
+                raise ValueError(f"its header claims {length} bytes")
+            header = json.loads(json.loads(stream.read(length))["__metadata__"][_HEADER_KEY])
         if header.pop("format") != FORMAT:
             raise ValueError(f"this version reads {FORMAT!r}")
-        header["preset"] = _preset_from(header["preset"])
-        state = RunState(**header)
-        tensors: dict[str, Tensor] = require("safetensors.torch", "train").load(payload)
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise InputError(f"{path} is not a whole training state ({error}). Start again without --resume.") from error
+        return RunState(**header | {"preset": _preset_from(header["preset"])})
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist, so there is no run to resume. Start one without --resume.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise InputError(f"{path} is not a training state ({error}). Start again without --resume.") from error
+
+
+def read_state(path: Path) -> tuple[RunState, dict[str, Tensor]]:
+    """A run and its tensors, for `restore`.
+
+    Raises:
+        InputError: not a training state of this project, truncated or damaged.
+    """
+    state = read_run(path)
+    try:
+        tensors: dict[str, Tensor] = require("safetensors.torch", "train").load(read_bytes(path))
+    except InputError:
+        raise
     except Exception as error:  # what safetensors raises for damaged tensors has no documented base
-        raise InputError(f"{path} is damaged ({error}). Start again without --resume.") from error
+        raise InputError(f"{path} is not whole ({error}). Start again without --resume.") from error
     return state, tensors
 
 
@@ -121,9 +134,9 @@ def check_same_run(state: RunState, preset: Preset, fingerprint: str, *, path: P
 
 def is_finite(trainer: Trainer) -> bool:
     """Whether no weight of either network is NaN or infinite."""
-    return all(
-        math.isfinite(float(p.detach().abs().sum())) for n in _networks(trainer).values() for p in n.parameters()
-    )
+    # The average follows the generator, so the two networks tell it all. A sum is finite only if every term is.
+    parameters = [*trainer.generator.parameters(), *trainer.discriminator.parameters()]
+    return all(math.isfinite(float(parameter.detach().abs().sum())) for parameter in parameters)
 
 
 def _networks(trainer: Trainer) -> dict[str, nn.Module]:
@@ -138,11 +151,9 @@ def _optimizers(trainer: Trainer) -> dict[str, tuple[torch.optim.Optimizer, nn.M
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
-    found = {
-        f"{part}/{name}": tensor
-        for part, net in _networks(trainer).items()
-        for name, tensor in net.state_dict().items()
-    }
+    found: dict[str, Tensor] = {}
+    for part, net in _networks(trainer).items():
+        found |= {f"{part}/{name}": tensor for name, tensor in net.state_dict().items()}
     for part, (optimizer, network) in _optimizers(trainer).items():
         for name, parameter in network.named_parameters():
             for moment, tensor in optimizer.state.get(parameter, {}).items():
@@ -151,20 +162,21 @@ def _tensors(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def _restore_adam(optimizer: torch.optim.Optimizer, network: nn.Module, saved: dict[str, Tensor]) -> None:
-    names = {
-        f"{name}/{moment}" for name, _ in network.named_parameters() for moment in ("step", "exp_avg", "exp_avg_sq")
-    }
-    if saved and set(saved) != names:
-        raise KeyError(f"Adam's moments are missing for {sorted(names - set(saved))[:3]}")
     for name, parameter in network.named_parameters():
-        if not saved:
-            continue
+        found = {moment: saved.pop(f"{name}/{moment}", None) for moment in ("step", "exp_avg", "exp_avg_sq")}
+        moments = {moment: tensor for moment, tensor in found.items() if tensor is not None}
+        if not moments:
+            continue  # Adam keeps none for a weight that never had a gradient
+        if len(moments) < len(found) or moments["exp_avg"].shape != parameter.shape:
+            raise KeyError(f"Adam's moments of {name} are not whole")
         # The moments take the layout of their parameter, as Adam makes them: the fused step walks both side by side.
         optimizer.state[parameter] = {
-            "step": saved[f"{name}/step"].to(parameter.device),
-            "exp_avg": torch.empty_like(parameter).copy_(saved[f"{name}/exp_avg"]),
-            "exp_avg_sq": torch.empty_like(parameter).copy_(saved[f"{name}/exp_avg_sq"]),
+            "step": moments["step"].to(parameter.device),
+            "exp_avg": torch.empty_like(parameter).copy_(moments["exp_avg"]),
+            "exp_avg_sq": torch.empty_like(parameter).copy_(moments["exp_avg_sq"]),
         }
+    if saved:
+        raise KeyError(f"Adam's moments of {sorted(saved)[0]} belong to no weight")
 
 
 def _preset_dict(preset: Preset) -> dict[str, Any]:

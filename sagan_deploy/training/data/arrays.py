@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def load_arrays(path: Path, image_size: int) -> Dataset:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as opened:
+        with path.open("rb") as stream:
+            opened = np.load(stream, allow_pickle=False)
             if not isinstance(opened, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} is a single array; expected an .npz with arrays 'images' and 'labels'.")
             return {name: opened[name] for name in opened.files}
@@ -54,7 +56,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                 f"{path} holds Python objects (a pickle), which are not opened. Save plain arrays."
             ) from error
         raise InputError(f"{path} is not a whole .npz file ({error}).") from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is not a whole .npz file ({error}).") from error
 
 

@@ -36,7 +36,7 @@ class Dataset:
         images = self.images
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8 or not len(images):
             raise InputError(
-                f"{self.name}: images are {images.dtype} of shape {images.shape}; expected uint8 [n, 3, h, w] with n > 0"
+                f"{self.name}: images are {images.dtype} of shape {images.shape}; expected uint8 [n, 3, h, w], n > 0"
             )
         if (self.labels is None) == bool(self.class_names):
             raise InputError(f"{self.name}: labels and class names must be given together")

@@ -63,9 +63,7 @@ def read_image(file: Path, image_size: int) -> NDArray[np.uint8]:
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
         fitted = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.LANCZOS)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{file} is not a whole image ({error}). Remove it or put a good copy in its place."
-        ) from error
+        raise InputError(f"{file} is not a whole image ({error}). Remove it or put a good copy there.") from error
     return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
 
 

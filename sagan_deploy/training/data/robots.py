@@ -21,7 +21,7 @@ ATTRIBUTION = "Robots: robohash.org set 1, artwork by Zikri Kader, CC BY 4.0"
 ROBOTS_PER_COLOUR = 400
 _SEED = 1805  # fixed, so that "robots" names one set of images
 _BODY = "01Body"
-_BACKGROUND = np.float32([247, 247, 250])  # light, and yet apart from the white robots
+_BACKGROUND = np.array([247, 247, 250], np.float32)  # light, and yet apart from the white robots
 _SUPERSAMPLING = 2
 
 
@@ -95,4 +95,5 @@ def _compose(layers: dict[str, NDArray[np.float32]], picks: dict[str, NDArray[np
         picture += part[..., :3]
     small = size // _SUPERSAMPLING
     averaged = picture.reshape(count, small, _SUPERSAMPLING, small, _SUPERSAMPLING, 3).mean(axis=(2, 4))
-    return np.rint(averaged.clip(0, 255)).astype(np.uint8).transpose(0, 3, 1, 2)
+    images: NDArray[np.uint8] = np.rint(averaged.clip(0, 255)).astype(np.uint8).transpose(0, 3, 1, 2)
+    return images

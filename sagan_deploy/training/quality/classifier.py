@@ -140,7 +140,7 @@ def _fit(
         losses = [F.cross_entropy(logits[name], torch.from_numpy(values[picked])) for name, values in targets.items()]
         loss = torch.stack(losses).sum()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         progress("train classifier", step + 1, steps)

@@ -17,7 +17,7 @@ from sagan_deploy.training.quality.classifier import LABEL, Classifier, Predicti
 from sagan_deploy.training.quality.diversity import effective_number, spread
 from sagan_deploy.training.quality.frechet import frechet_distance
 
-# generate(z [n, z_dim], labels [n]) -> images [n, 3, h, w] in [−1, 1], or [n, h, w, 3] uint8: a RuntimeGenerator is one.
+# (z [n, z_dim], labels [n]) → images [n, 3, h, w] in [−1, 1] or [n, h, w, 3] uint8, as a RuntimeGenerator does.
 Generate: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[Any]]
 _PART = 64
 

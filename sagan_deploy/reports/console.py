@@ -1,0 +1,105 @@
+"""Results as tables for the terminal. Words carry every verdict; colours only help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sagan_deploy.reports import words
+from sagan_deploy.reports.quality import quality_lines
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+    from sagan_deploy.bench import BenchReport
+    from sagan_deploy.bundle.manifest import Manifest
+    from sagan_deploy.parity.report import Leg, ParityReport
+    from sagan_deploy.training.quality import QualityReport
+
+_STYLES = {"passed": "green", "failed": "bold red", "not_run": "yellow"}
+
+
+def parity_table(report: ParityReport) -> RenderableType:
+    """A row per leg with its tightest gate, then every failed gate with where its limit comes from."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    head = ("file", "run with", "verdict", "tightest gate", "value", "limit", "margin", "why")
+    table = Table(*head, title=Text(words.headline(report)))
+    for leg in report.legs:
+        gate = words.worst_gate(leg)
+        facts, reason = ("",) * 4, "see below" if leg.failed_gates else leg.reason
+        if gate is not None:
+            facts = (gate.rule, words.number(gate.value), words.limit(gate), words.margin(gate))
+        table.add_row(Text(leg.name), Text(leg.how), _verdict(leg.status), *map(Text, facts), Text(reason))
+    details = [text for leg in report.legs for text in _failures(leg)]
+    details += [Text(f"changed limit {rule}: {reason}") for rule, reason in report.loosened.items()]
+    return Group(table, *details)
+
+
+def artifact_table(manifest: Manifest, seconds: dict[str, float]) -> RenderableType:
+    """The files of a bundle with what runs them and their verdicts, then how long every step took."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("file", "precision", "images", "runs with", "size", "verdict", "why")
+    for artifact in manifest.artifacts:
+        images = "8-bit codes" if artifact.output == "uint8" else "float"
+        size = Text(words.megabytes(artifact.size), justify="right")
+        facts = (Text(artifact.precision), Text(images), Text(words.runs_with(artifact)), size)
+        table.add_row(Text(artifact.path), *facts, _verdict(artifact.verdict.status), Text(artifact.verdict.reason))
+    return Group(table, Text(words.timings(seconds))) if seconds else table
+
+
+def bench_table(report: BenchReport) -> RenderableType:
+    """A row per contender and batch size, then what could not run and the machine."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    head = ("batch", "what", "images/s", "median ms", "90 % ms", "99 % ms", "CPU ms", "calls", "speed-up")
+    table = Table(*head, title=Text(f"speed-up is against {report.baseline}"))
+    batch = None
+    for row in report.rows:
+        if batch not in (None, row.batch):
+            table.add_section()
+        batch = row.batch
+        times = (f"{value:.2f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms, row.cpu_ms))
+        numbers = (f"{row.images_per_second:.1f}", *times, str(row.calls), f"{row.speedup:.2f}×")
+        table.add_row(str(row.batch), Text(row.name), *(Text(value, justify="right") for value in numbers))
+    lost = [Text(f"not run: {name}: {reason}") for name, reason in report.not_run.items()]
+    machine = Text(", ".join(f"{name}: {value}" for name, value in report.machine.items()))
+    return Group(table, *lost, machine)
+
+
+def quality_table(quality: QualityReport) -> RenderableType:
+    """What was measured on generated images, beside what it is to be held against."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("measured", "value", "held against", "verdict", title=f"{quality.images} generated images")
+    for line in quality_lines(quality):
+        style = {"reached": "green", "MISSED": "bold red"}.get(line.verdict, "")
+        value = Text(line.value, justify="right")
+        table.add_row(Text(line.name), value, Text(line.beside), Text(line.verdict, style))
+    return table
+
+
+def _failures(leg: Leg) -> list[Text]:
+    from rich.text import Text
+
+    lines = []
+    for gate in leg.failed_gates:
+        lines.append(Text(f"{leg.name}: {words.problem(gate)}"))
+        lines.append(Text(f"    the limit: {gate.derivation}"))
+    if leg.fault is not None:
+        lines.append(Text(f"{leg.name}: {words.stage(leg.fault)}"))
+    return lines
+
+
+def _verdict(status: str) -> Text:
+    from rich.text import Text
+
+    return Text(words.verdict(status), _STYLES[status])

@@ -1,0 +1,85 @@
+"""Parity on GitHub: annotations beside the change, and a summary of the run in Markdown."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from sagan_deploy.parity.report import Gate, Leg, ParityReport
+from sagan_deploy.reports import words
+
+
+def annotation_lines(report: ParityReport) -> list[str]:
+    """Workflow commands, one per line of stdout.
+
+    An error per failed gate, a warning per leg that was not run, a notice per loosened limit.
+    """
+    lines = []
+    for leg in report.legs:
+        title = f"Parity: {leg.name}"
+        if leg.status == "not_run":
+            lines.append(_command("warning", title, f"not run: {leg.reason}"))
+        elif leg.status == "failed":
+            problems = [_problem(gate, leg) for gate in leg.failed_gates] or [leg.reason or "failed"]
+            lines += [_command("error", title, problem) for problem in problems]
+    for rule, reason in report.loosened.items():
+        lines.append(_command("notice", "Parity: a limit was changed", f"{rule}: {reason}"))
+    return lines
+
+
+def summary(report: ParityReport) -> str:
+    """GitHub Markdown, for the file that ``GITHUB_STEP_SUMMARY`` names."""
+    parts = [f"## {words.headline(report)}", f"Reference: {_cell(report.reference)}", _legs(report.legs)]
+    for leg in report.legs:
+        if leg.failed_gates:
+            parts += [f"### {_cell(leg.name)}", _gates(leg.failed_gates)]
+        if leg.fault is not None:
+            parts.append(_cell(f"{leg.name}: {words.stage(leg.fault)}"))
+    if report.loosened:
+        rows = [(rule, reason) for rule, reason in report.loosened.items()]
+        parts += ["### Limits that a policy changed", _table(("rule", "reason"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _legs(legs: Sequence[Leg]) -> str:
+    rows = []
+    for leg in legs:
+        worst = words.worst_gate(leg)
+        gate = ("", "", "") if worst is None else (worst.rule, words.number(worst.value), words.limit(worst))
+        rows.append((leg.name, leg.how, words.verdict(leg.status), *gate, leg.reason))
+    return _table(("leg", "run with", "verdict", "tightest gate", "value", "limit", "why"), rows)
+
+
+def _gates(gates: Sequence[Gate]) -> str:
+    rows = [(g.rule, words.number(g.value), words.limit(g), words.place(g), g.derivation) for g in gates]
+    return _table(("gate", "value", "limit", "worst", "where the limit comes from"), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end its cell, start markup or become HTML."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    for mark in "\\|`*_[]#~":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def _problem(gate: Gate, leg: Leg) -> str:
+    return words.problem(gate) + (f"; {words.stage(leg.fault)}" if leg.fault is not None else "")
+
+
+def _command(kind: str, title: str, message: str) -> str:
+    return f"::{kind} title={_property(title)}::{_data(message)}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,73 @@
+"""The quality of generated images as lines for people: what was measured, beside what it is to be held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sagan_deploy.reports import words
+
+if TYPE_CHECKING:
+    from sagan_deploy.training.quality import QualityReport
+
+LABEL_SHARE_GOAL = 0.9
+
+
+@dataclass(frozen=True)
+class QualityLine:
+    """One measured number, what it is compared with (in words), and a sentence that explains it."""
+
+    name: str
+    value: str
+    beside: str
+    meaning: str
+    verdict: str = ""
+
+
+def quality_lines(quality: QualityReport) -> tuple[QualityLine, ...]:
+    """All numbers of a report except those per class."""
+    reached = quality.label_share >= LABEL_SHARE_GOAL
+    return (
+        QualityLine(
+            "recognised as their class",
+            words.percent(quality.label_share),
+            f"goal ≥ {words.percent(LABEL_SHARE_GOAL, 0)}",
+            f"Of {quality.images} generated images, as many of every class, this share is taken for the class that "
+            "was asked for by a classifier trained on the real images.",
+            "reached" if reached else "MISSED",
+        ),
+        *(
+            QualityLine(
+                f"classifier accuracy, {head}",
+                words.percent(accuracy),
+                "on real images",
+                f"How often the classifier is right about the {head} of real images that it was not trained on: what "
+                "it says of generated ones can hardly be better.",
+            )
+            for head, accuracy in quality.accuracy.items()
+        ),
+        QualityLine(
+            "classifier Fréchet distance",
+            words.number(quality.frechet),
+            f"real against real {words.number(quality.frechet_real)}",
+            "How far the generated images lie from half of the real ones in the classifier's features; the number "
+            "beside it is what the other half reaches. Lower is better. It is no FID, nor comparable with one.",
+        ),
+        *(
+            QualityLine(
+                f"kinds of {attribute} per class",
+                words.number(made),
+                f"real {words.number(real)}",
+                f"The effective number of different kinds of {attribute} within a class: 1 would mean that one is "
+                "drawn again and again.",
+            )
+            for attribute, (made, real) in quality.kinds.items()
+        ),
+        QualityLine(
+            "spread within a class",
+            words.percent(quality.spread, 0),
+            f"of the real; least {words.percent(quality.least_spread, 0)}",
+            "The mean distance between two generated images of a class relative to two real ones: it falls towards 0 "
+            "when a class collapses to one picture.",
+        ),
+    )

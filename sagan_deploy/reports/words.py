@@ -1,0 +1,146 @@
+"""The words and number formats that all reports share, so that they say the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from sagan_deploy.bundle.manifest import Artifact
+from sagan_deploy.parity.report import Gate, Leg, ParityReport, StageFault
+
+_VERDICTS = {"passed": "passed", "failed": "FAILED", "not_run": "not run"}
+
+
+def verdict(status: str) -> str:
+    """A status in words that can be told apart without colours."""
+    return _VERDICTS[status]
+
+
+def headline(report: ParityReport) -> str:
+    """The whole report in one line."""
+    passed = sum(leg.status == "passed" for leg in report.legs)
+    failed = sum(leg.status == "failed" for leg in report.legs)
+    counts = [f"{count} {word}" for count, word in ((passed, "passed"), (failed, "FAILED")) if count]
+    if report.not_run:
+        counts.append(f"{len(report.not_run)} not run")
+    nothing = "Parity was not judged, as nothing ran"
+    start = "Parity FAILED" if failed else "Parity passed" if report.passed else nothing
+    return f"{start}: {', '.join(counts) or 'no legs'}"
+
+
+def number(value: float) -> str:
+    """Three significant digits; whole numbers as they are, their neighbours as such (``1 − 5e-05``), words for NaN."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "−infinite"
+    if float(value).is_integer() and abs(value) < 1e6:
+        return str(int(value))
+    whole = round(value)
+    away = value - whole
+    if whole and abs(away) < 5e-3 and abs(value) < 100:  # 0.99995 must not become a perfect 1
+        return f"{whole} {'+' if away > 0 else '−'} {abs(away):.2g}"
+    return f"{value:.3g}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.5 → ``50.0 %``."""
+    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else number(share)
+
+
+def megabytes(size: int) -> str:
+    """Bytes as MB of a million bytes."""
+    return f"{size / 1e6:.2f} MB" if size < 10e6 else f"{size / 1e6:.1f} MB"
+
+
+def seconds(value: float) -> str:
+    """``0.42 s``, ``12.3 s``, ``3 min 05 s``."""
+    if value >= 119.95:
+        minutes, rest = divmod(round(value), 60)
+        return f"{minutes} min {rest:02d} s"
+    return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
+
+
+def timings(steps: Mapping[str, float]) -> str:
+    """Seconds per step and their sum, in one line."""
+    parts = [f"{step} {seconds(value)}" for step, value in steps.items()]
+    return ", ".join([*parts, f"together {seconds(sum(steps.values()))}"]) if parts else ""
+
+
+def limit(gate: Gate) -> str:
+    """``≤ 0.01`` or ``≥ 40``."""
+    return f"{'≥' if gate.at_least else '≤'} {number(gate.limit)}"
+
+
+def margin(gate: Gate) -> str:
+    """How far inside the limit, as a share of it; a negative one fails."""
+    if _kept(gate):
+        return "kept"
+    if math.isinf(gate.margin):
+        return "all" if gate.passed else "none"
+    return f"{100 * gate.margin:+.0f} %".replace("-", "−")
+
+
+def used(gate: Gate) -> float:
+    """How much of the limit is used up, 0 to 1; 1 as well for anything that fails."""
+    if not gate.passed:
+        return 1.0
+    if _kept(gate):
+        return 0.0
+    if gate.at_least and gate.limit >= 1:  # decibels: nothing is the best
+        return min(max(gate.limit / gate.value, 0.0), 1.0)
+    return min(max(1.0 - gate.margin, 0.0), 1.0)
+
+
+def place(gate: Gate) -> str:
+    """Where the worst value lies: case, image and pixel, as far as they are known."""
+    parts = [gate.case] if gate.case else []
+    if gate.image is not None:
+        parts.append(f"image {gate.image}")
+    if gate.pixel is not None:
+        channel, row, column = gate.pixel
+        parts.append(f"channel {channel}, row {row}, column {column}")
+    return ", ".join(parts)
+
+
+def problem(gate: Gate) -> str:
+    """A failed gate in one clause: what it measured, where, and what was allowed."""
+    where = f" at {place(gate)}" if place(gate) else ""
+    return f"{gate.rule} is {number(gate.value)}{where}, the limit is {limit(gate)}"
+
+
+def stage(fault: StageFault) -> str:
+    """The stage where a failure begins, in one clause."""
+    return f"first stage over its own budget: {fault.path} ({number(fault.value)}, limit {number(fault.limit)})"
+
+
+def worst_gate(leg: Leg) -> Gate | None:
+    """The gate with the least margin, failed ones first.
+
+    Gates that are kept or not (nothing is NaN, all shapes are right) have no margin to speak of and come last.
+    """
+    return min(leg.gates, key=lambda gate: (_kept(gate), gate.margin), default=None)
+
+
+def _kept(gate: Gate) -> bool:
+    return gate.passed and (gate.rule.startswith("hard.") or gate.value == gate.limit)
+
+
+def runs_with(artifact: Artifact) -> str:
+    """What runs a file of a bundle."""
+    plan = artifact.plan
+    if plan is None:
+        return "ONNX Runtime"
+    name = "TensorRT-RTX" if plan.flavour == "rtx" else "TensorRT"
+    return f"{name} {plan.tensorrt_version} on {', '.join(plan.targets)}"
+
+
+def without_folder(report: ParityReport, folder: str) -> ParityReport:
+    """The same report with the paths of files below `folder` relative to it; the others stay as they are."""
+    prefix = folder.rstrip("/") + "/"
+    legs = [
+        dataclasses.replace(leg, path=leg.path.removeprefix(prefix)) if leg.path is not None else leg
+        for leg in report.legs
+    ]
+    return dataclasses.replace(report, legs=tuple(legs))

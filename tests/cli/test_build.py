@@ -1,0 +1,78 @@
+"""`sagan-deploy build`."""
+
+import json
+
+import pytest
+
+from tests.exporters.models import exported
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+
+
+@pytest.fixture
+def onnx(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported().payload)
+    return path
+
+
+def test_json(onnx, tmp_path, program):
+    out = tmp_path / "model.plan"
+    outcome = program("build", onnx, "--out", out, "--target", "rtx-4090,rtx-5090", "--max-batch", 2, "--json")
+    assert outcome.code == 0, outcome.err
+    facts = json.loads(outcome.out)
+    assert facts["targets"] == ["sm_89", "sm_120"]
+    assert facts["inputs"]["z"] == [{"min": [1, 8], "opt": [2, 8], "max": [2, 8]}]
+    assert (facts["fused_attention"], facts["bytes"], facts["sidecar"]) == (2, out.stat().st_size, None)
+    assert out.read_bytes()[:4] == b"vtrt"
+
+
+def test_table(onnx, tmp_path, program):
+    outcome = program("build", onnx, "--out", tmp_path / "m.plan", "--quiet")
+    assert outcome.code == 0
+    assert "sm_80, sm_86, sm_89, sm_120, sm_121" in outcome.out
+    assert "z: [1, 8] to [64, 8], tuned for [8, 8]" in outcome.out
+    assert outcome.err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--target", "rtx-9999"), 2, "Did you mean"),
+        (("--target", "h100", "--flavour", "rtx"), 2, "--flavour tensorrt --target local"),
+        (("--workspace", "1"), 2, "Allow more workspace"),
+        (("--opt-batch", "9", "--max-batch", "4"), 2, "1 <= min <= opt <= max, not 1, 9, 4"),
+    ],
+)
+def test_usage(onnx, tmp_path, program, options, code, words):
+    outcome = program("build", onnx, "--out", tmp_path / "m.plan", *options)
+    assert outcome.code == code
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "m.plan").exists()
+
+
+def test_classic_without_its_package(onnx, tmp_path, program, monkeypatch):
+    import sys
+
+    from exporters.tensorrt import backend
+
+    backend._load.cache_clear()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    outcome = program("build", onnx, "--out", tmp_path / "m.plan", "--flavour", "tensorrt", "--target", "rtx-4090")
+    assert outcome.code == 3
+    assert "pip install tensorrt" in outcome.err
+
+
+def test_an_existing_plan_stays(onnx, tmp_path, program):
+    out = tmp_path / "m.plan"
+    out.write_bytes(b"precious")
+    outcome = program("build", onnx, "--out", out)
+    assert outcome.code == 4
+    assert "--force" in outcome.err
+    assert out.read_bytes() == b"precious"
+
+
+def test_no_onnx(tmp_path, program):
+    outcome = program("build", tmp_path / "missing.onnx", "--out", tmp_path / "m.plan")
+    assert (outcome.code, "does not exist" in outcome.err) == (4, True)

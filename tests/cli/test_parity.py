@@ -1,0 +1,151 @@
+"""`sagan-deploy parity`: what it says and how it exits, with a made-up judge; tests/parity tries the real one."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+import sagan_deploy.checkpoints.native
+import sagan_deploy.parity.compare
+from sagan_deploy.errors import InputError
+from sagan_deploy.parity.policy import Policy
+from tests.reports.made_up import leg, mixed, report
+
+GOOD, PARTLY = report(leg("passed")), report(leg("passed"), leg("not_run"))
+NOTHING = report(leg("not_run"))
+
+
+@pytest.fixture(autouse=True)
+def outside_of_github(monkeypatch):
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Let the judge find a report; what it was asked is returned."""
+    asked = {}
+
+    def decide(found):
+        def judge(checkpoint, paths, policy, *, seed, count, progress):
+            asked.update(checkpoint=checkpoint, paths=list(paths), policy=policy, seed=seed, count=count)
+            return found
+
+        monkeypatch.setattr(sagan_deploy.checkpoints.native, "load_checkpoint", lambda path: f"read {path}")
+        monkeypatch.setattr(sagan_deploy.parity.compare, "judge", judge)
+        return asked
+
+    return decide
+
+
+def test_a_pass(program, judged):
+    asked = judged(GOOD)
+    outcome = program("parity", "g.safetensors", "a.onnx", "b.plan", "--seed", 7, "--count", 9)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "Parity passed: 1 passed" in outcome.out
+    assert asked["checkpoint"] == "read g.safetensors"
+    assert [path.name for path in asked["paths"]] == ["a.onnx", "b.plan"]
+    assert (asked["seed"], asked["count"], asked["policy"]) == (7, 9, Policy())
+
+
+def test_a_failure_exits_with_1_and_one_line(program, judged):
+    judged(mixed())
+    outcome = program("parity", "g.safetensors", "a.onnx")
+    assert outcome.code == 1
+    assert outcome.err == "sagan-deploy: parity failed for generator.fp32.onnx\n"
+    assert "stages.1.attention" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("found", "flags", "code"), [(PARTLY, (), 0), (PARTLY, ("--require-all",), 3), (NOTHING, (), 3)]
+)
+def test_what_was_not_run(program, judged, found, flags, code):
+    judged(found)
+    outcome = program("parity", "g.safetensors", "a.plan", *flags)
+    assert outcome.code == code
+    assert "not run" in outcome.out
+    assert outcome.err.count("\n") == (code != 0)
+
+
+def test_a_failure_outweighs_what_was_not_run(program, judged):
+    judged(mixed())
+    assert program("parity", "g.safetensors", "a.onnx", "--require-all").code == 1
+
+
+def test_json_stands_alone_on_stdout(program, judged, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    judged(mixed())
+    outcome = program("parity", "g.safetensors", "a.onnx", "--json")
+    read = json.loads(outcome.out)
+    assert read["legs"][1]["gates"][2]["value"] == "NaN"
+    assert "::error title=" in outcome.err
+    assert outcome.code == 1
+
+
+def test_the_report_folder(program, judged, tmp_path):
+    judged(mixed())
+    out = tmp_path / "report"
+    outcome = program("parity", "g.safetensors", "a.onnx", "--report", out)
+    assert outcome.code == 1
+    assert sorted(path.name for path in out.iterdir()) == ["junit.xml", "report.html", "report.json"]
+    assert ET.parse(out / "junit.xml").getroot().get("failures") == "2"
+    assert str(out) in outcome.err
+
+
+def test_an_existing_folder_is_refused_before_any_work(program, judged, tmp_path):
+    asked = judged(GOOD)
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    assert program("parity", "g.safetensors", "a.onnx", "--report", out).code == 4
+    assert program("parity", "g.safetensors", "a.onnx", "--report", out, "--force").code == 4
+    assert asked == {}
+    (out / "report.json").write_text("{}")
+    assert program("parity", "g.safetensors", "a.onnx", "--report", out, "--force").code == 0
+    assert not (out / "mine.txt").exists()
+
+
+def test_on_github(program, judged, tmp_path, monkeypatch):
+    target = tmp_path / "summary.md"
+    target.write_text("# an earlier step\n")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(target))
+    judged(mixed())
+    outcome = program("parity", "g.safetensors", "a.onnx")
+    assert [line[:9] for line in outcome.out.splitlines() if line.startswith("::")] == [
+        "::error t",
+        "::error t",
+        "::warning",
+        "::notice ",
+    ]
+    assert target.read_text().startswith("# an earlier step\n## Parity FAILED")
+
+
+def test_a_summary_that_cannot_be_written_changes_no_verdict(program, judged, tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    judged(GOOD)
+    outcome = program("parity", "g.safetensors", "a.onnx")
+    assert outcome.code == 0
+    assert "the summary could not be added" in outcome.err
+
+
+def test_quiet(program, judged, tmp_path):
+    judged(GOOD)
+    assert program("parity", "g.safetensors", "a.onnx", "--quiet", "--report", tmp_path / "r").err == ""
+
+
+def test_a_bad_checkpoint(program, judged, monkeypatch):
+    judged(GOOD)
+
+    def load(path):
+        raise InputError(f"{path} is no checkpoint.")
+
+    monkeypatch.setattr(sagan_deploy.checkpoints.native, "load_checkpoint", load)
+    outcome = program("parity", "g.txt", "a.onnx")
+    assert (outcome.code, outcome.out) == (4, "")
+    assert outcome.err == "sagan-deploy: g.txt is no checkpoint.\n"
+
+
+def test_help_shows_a_command(program):
+    assert "Example: sagan-deploy parity generator.safetensors" in " ".join(program("parity", "--help").out.split())
