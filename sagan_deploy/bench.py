@@ -69,7 +69,9 @@ class BenchOptions:
         if not self.batches or min(self.batches) < 1:
             raise ConfigError(f"batches (={self.batches}) must be numbers of at least 1")
         if not 0 < self.duration <= 3600 or not 0 <= self.warmup <= 3600:
-            raise ConfigError(f"duration (={self.duration}) must lie in (0, 3600] seconds, warmup (={self.warmup}) in [0, 3600]")
+            raise ConfigError(
+                f"duration (={self.duration}) must lie in (0, 3600] seconds, warmup (={self.warmup}) in [0, 3600]"
+            )
 
 
 def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progress: Progress = silent) -> BenchReport:
@@ -133,7 +135,7 @@ def _checkpoint_contenders(
     if options.compile:
         import torch
 
-        runs[f"{file} (torch.compile)"] = _torch_run(torch.compile(eager), options)  # type: ignore[arg-type]
+        runs[f"{file} (torch.compile)"] = _torch_run(torch.compile(eager), options)
     for form, name in (("training", "plain export"), ("inference", "inference form")):
         path = folder / f"{form}.onnx"
         write_bytes(path, export_generator(checkpoint, form=form, progress=progress).payload)  # type: ignore[arg-type]

@@ -100,21 +100,29 @@ class GeneratorConfig:
         self._check_conditioning()
         self._check_attention()
         if self.block == "deconv" and not all(self.upsamples):
-            raise ConfigError(f"upsample (={self.upsample}) must be True everywhere with block='deconv': it has stride 2")
+            raise ConfigError(
+                f"upsample (={self.upsample}) must be True everywhere with block='deconv': it has stride 2"
+            )
         if self.block == "bottleneck" and any(o > i for i, o in zip(self.widths, self.widths[1:], strict=False)):
             raise ConfigError(f"widths (={self.widths}) must not grow with block='bottleneck': its skip drops channels")
 
     def _check_conditioning(self) -> None:
         conditional = self.norm != "batch" or self.embedding_dim > 0
         if conditional and not self.num_classes:
-            raise ConfigError(f"num_classes (=0) must be positive with norm={self.norm!r} and embedding_dim={self.embedding_dim}")
+            raise ConfigError(
+                f"num_classes (=0) must be positive with norm={self.norm!r} and embedding_dim={self.embedding_dim}"
+            )
         if self.num_classes and not conditional:
-            raise ConfigError(f"num_classes (={self.num_classes}) has no effect: set norm='class_table' or an embedding_dim")
+            raise ConfigError(
+                f"num_classes (={self.num_classes}) has no effect: set norm='class_table' or an embedding_dim"
+            )
         needs_embedding = self.norm == "vector" or self.stem_input == "condition"
         if needs_embedding and not self.embedding_dim:
             raise ConfigError("embedding_dim (=0) must be positive when norm='vector' or stem_input='condition'")
         if self.latent_chunks and self.z_dim % (self.num_stages + 1):
-            raise ConfigError(f"z_dim (={self.z_dim}) must be a multiple of the number of chunks (={self.num_stages + 1})")
+            raise ConfigError(
+                f"z_dim (={self.z_dim}) must be a multiple of the number of chunks (={self.num_stages + 1})"
+            )
 
     def _check_attention(self) -> None:
         for stage in self.attention_after:
@@ -125,7 +133,12 @@ class GeneratorConfig:
                     f"the width after stage {stage} (={width}) leaves no channel for attention with "
                     f"key_ratio {self.attention.key_ratio} and value_ratio {self.attention.value_ratio}"
                 )
-        _check(len(set(self.attention_after)) == len(self.attention_after), "attention_after", self.attention_after, "must not repeat a stage")
+        _check(
+            len(set(self.attention_after)) == len(self.attention_after),
+            "attention_after",
+            self.attention_after,
+            "must not repeat a stage",
+        )
 
     @property
     def num_stages(self) -> int:
@@ -140,7 +153,7 @@ class GeneratorConfig:
     @property
     def image_size(self) -> int:
         """Height and width of the image in pixels."""
-        return self.bottom_width * 2 ** (sum(self.upsamples) + (self.tail == "deconv"))
+        return self.bottom_width << (sum(self.upsamples) + (self.tail == "deconv"))
 
     @property
     def conditional(self) -> bool:
@@ -207,7 +220,8 @@ class TrainConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON values."""
-    return _plain(dataclasses.asdict(config))
+    values: dict[str, Any] = _plain(dataclasses.asdict(config))
+    return values
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:

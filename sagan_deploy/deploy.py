@@ -21,6 +21,7 @@ from sagan_deploy.errors import CheckFailed, ConfigError, MissingError
 from sagan_deploy.export import export_generator, onnx_artifact
 from sagan_deploy.files import new_folder, refuse_existing, write_bytes
 from sagan_deploy.latents import sample_labels, sample_latents
+from sagan_deploy.model.inference.options import InferenceOptions
 from sagan_deploy.parity.compare import judge
 from sagan_deploy.parity.policy import Policy
 from sagan_deploy.progress import Progress, silent
@@ -28,7 +29,6 @@ from sagan_deploy.reports.folder import write_reports
 from sagan_deploy.reports.words import without_folder
 
 if TYPE_CHECKING:
-    from sagan_deploy.model.inference.options import Precision
     from sagan_deploy.parity.report import ParityReport
 
 _GOLDEN_IMAGES = 8
@@ -43,7 +43,7 @@ class DeployOptions:
     empty tuple builds none. `images` is how many latents parity judges per file.
     """
 
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    precisions: tuple[str, ...] = ("fp32", "fp16")
     targets: tuple[str, ...] | None = None
     flavour: str = "auto"
     attention: str = "auto"
@@ -57,6 +57,9 @@ class DeployOptions:
     def __post_init__(self) -> None:
         if not self.precisions:
             raise ConfigError("precisions (=()) must name at least one of fp32, fp16, bf16")
+        for precision in self.precisions:
+            # Refused before the first export, which takes seconds.
+            InferenceOptions(precision, attention=self.attention, output=self.output)  # type: ignore[arg-type]
         if not 1 <= self.opt_batch <= self.max_batch:
             raise ConfigError(f"opt_batch (={self.opt_batch}) must lie in 1..max_batch (={self.max_batch})")
 
@@ -149,8 +152,6 @@ def golden_images(checkpoint: Checkpoint, count: int = _GOLDEN_IMAGES) -> Golden
 def _export_all(
     checkpoint: Checkpoint, folder: Path, options: DeployOptions, clock: _Clock, progress: Progress
 ) -> list[Artifact]:
-    from sagan_deploy.model.inference.options import InferenceOptions
-
     artifacts = []
     for precision in options.precisions:
         with clock(f"export {precision}"):

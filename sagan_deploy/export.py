@@ -18,10 +18,8 @@ from sagan_deploy.optional import require
 from sagan_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from sagan_deploy.model.generator import Generator
     from sagan_deploy.bundle.manifest import Precision
+    from sagan_deploy.model.generator import Generator, GeneratorForm
     from sagan_deploy.model.inference import InferenceOptions
 
 Form = Literal["inference", "training"]
@@ -129,7 +127,7 @@ def baked(generator: Generator) -> Generator:
 
 
 def _export(
-    module: nn.Module, checkpoint: Checkpoint, options: InferenceOptions, form: Form, opset: int
+    module: GeneratorForm, checkpoint: Checkpoint, options: InferenceOptions, form: Form, opset: int
 ) -> ExportedGenerator:
     import torch
 
@@ -157,10 +155,8 @@ def _export(
     )
 
 
-def _metadata(
-    module: nn.Module, checkpoint: Checkpoint, options: InferenceOptions, form: Form
-) -> dict[str, str]:
-    layouts = module.attention_layouts if form == "inference" else ()
+def _metadata(module: GeneratorForm, checkpoint: Checkpoint, options: InferenceOptions, form: Form) -> dict[str, str]:
+    layouts: tuple[str, ...] = getattr(module, "attention_layouts", ())
     attention = "fused" if layouts and set(layouts) == {"fused"} else "decomposed"
     step = {"step": "export", "form": form, "checkpoint_sha256": checkpoint.sha256, **dataclasses.asdict(options)}
     return {
@@ -189,7 +185,7 @@ def _meaning(checkpoint: Checkpoint, options: InferenceOptions) -> dict[str, str
     return meaning
 
 
-def _comparable_stages(module: nn.Module) -> list[str]:
+def _comparable_stages(module: GeneratorForm) -> list[str]:
     """Module paths whose output means the same in both forms, in order."""
     paths = ["stem", *(f"stages.{i}" for i in range(len(module.stages)))]
     # A folded last norm turns the last stage's output into the normalised one.

@@ -37,7 +37,10 @@ def sample_latents(
     """
     if truncation is not None and not 0.0 < truncation <= 100.0:
         raise ConfigError(f"truncation (={truncation}) must lie in (0, 100]; leave it out for the full distribution")
-    rows = [_truncated_normal(_generator(seed, start + i, _LATENT_STREAM), z_dim, truncation) for i in range(_positive(count))]
+    rows = [
+        _truncated_normal(_generator(seed, start + i, _LATENT_STREAM), z_dim, truncation)
+        for i in range(_positive(count))
+    ]
     return np.array(rows, dtype=np.float32).reshape(count, z_dim)
 
 
@@ -61,7 +64,8 @@ def sample_labels(
     """
     if classes is None:
         return np.array(
-            [_generator(seed, start + i, _LABEL_STREAM).integers(num_classes) for i in range(_positive(count))], dtype=np.int64
+            [_generator(seed, start + i, _LABEL_STREAM).integers(num_classes) for i in range(_positive(count))],
+            dtype=np.int64,
         )
     wrong = [c for c in classes if not 0 <= c < num_classes]
     if wrong or not classes:

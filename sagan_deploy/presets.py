@@ -21,9 +21,13 @@ class Preset:
         """The same networks for another number of classes; 0 makes them unconditional."""
         generator = self.generator
         if num_classes:
-            generator = dataclasses.replace(generator, num_classes=num_classes, norm="class_table" if generator.norm == "batch" else generator.norm)
+            generator = dataclasses.replace(
+                generator, num_classes=num_classes, norm="class_table" if generator.norm == "batch" else generator.norm
+            )
         else:
-            generator = dataclasses.replace(generator, num_classes=0, norm="batch", embedding_dim=0, stem_input="latent")
+            generator = dataclasses.replace(
+                generator, num_classes=0, norm="batch", embedding_dim=0, stem_input="latent"
+            )
         return Preset(generator, dataclasses.replace(self.discriminator, num_classes=num_classes), self.train)
 
 
@@ -31,23 +35,43 @@ class Preset:
 # wider and a million steps; this small one learns in minutes with four times those, at the same ratio of 1 : 4.
 _SAGAN32 = Preset(
     GeneratorConfig(
-        z_dim=64, num_classes=10, bottom_width=8, widths=(64, 48, 24), norm="class_table",
-        embedding_dim=16, stem_input="condition", attention_after=(1,),
+        z_dim=64,
+        num_classes=10,
+        bottom_width=8,
+        widths=(64, 48, 24),
+        norm="class_table",
+        embedding_dim=16,
+        stem_input="condition",
+        attention_after=(1,),
     ),
     DiscriminatorConfig(
-        image_size=32, num_classes=10, widths=(16, 32, 64, 64), downsample=(True, True, True, False), attention_after=(1,),
+        image_size=32,
+        num_classes=10,
+        widths=(16, 32, 64, 64),
+        downsample=(True, True, True, False),
+        attention_after=(1,),
     ),
     TrainConfig(
-        steps=1500, batch_size=32, generator_lr=4e-4, discriminator_lr=8e-4, ema_decay=0.995, lr_decay_from=0.5,
-        log_every=10, sample_every=250, checkpoint_every=250,
+        steps=1500,
+        batch_size=32,
+        generator_lr=4e-4,
+        discriminator_lr=8e-4,
+        ema_decay=0.995,
+        lr_decay_from=0.5,
+        log_every=10,
+        sample_every=250,
+        checkpoint_every=250,
     ),
 )
 
 _SAGAN64 = Preset(
     GeneratorConfig(num_classes=10, widths=(512, 512, 256, 128, 64), norm="class_table", attention_after=(3,)),
     DiscriminatorConfig(
-        image_size=64, num_classes=10, widths=(64, 128, 256, 512, 512),
-        downsample=(True, True, True, True, False), attention_after=(1,),
+        image_size=64,
+        num_classes=10,
+        widths=(64, 128, 256, 512, 512),
+        downsample=(True, True, True, True, False),
+        attention_after=(1,),
     ),
     TrainConfig(),
 )

@@ -60,7 +60,10 @@ def test_the_interface_is_what_was_promised():
     exported = export_generator(tiny_checkpoint(), InferenceOptions(precision="fp16"))
     graph = onnx.load_from_string(exported.payload).graph
     shapes = {
-        value.name: (value.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim])
+        value.name: (
+            value.type.tensor_type.elem_type,
+            [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
+        )
         for value in (*graph.input, *graph.output)
     }
     assert shapes == {

@@ -56,7 +56,10 @@ def test_only_a_folder_of_ours_is_replaced_and_only_by_force(tmp_path):
     (home / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="exists already"), new_folder(home, marker="m"):
         pass
-    with pytest.raises(InputError, match="not a folder that this command made"), new_folder(home, marker="m", force=True):
+    with (
+        pytest.raises(InputError, match="not a folder that this command made"),
+        new_folder(home, marker="m", force=True),
+    ):
         pass
     assert (home / "thesis.tex").read_text() == "years of work"
     (home / "m").write_text("")

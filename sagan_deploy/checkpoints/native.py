@@ -138,7 +138,9 @@ def _check_state(state: dict[str, Tensor], expected: dict[str, Any]) -> None:
         )
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
-            raise InputError(f"{name} has shape {tuple(tensor.shape)}; the config asks for {tuple(expected[name].shape)}")
+            raise InputError(
+                f"{name} has shape {tuple(tensor.shape)}; the config asks for {tuple(expected[name].shape)}"
+            )
 
 
 def _check_finite(path: Path, state: dict[str, Tensor]) -> None:

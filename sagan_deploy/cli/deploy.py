@@ -37,7 +37,9 @@ def deploy(
     output: Annotated[Literal["float", "uint8"], typer.Option(help="What the engines give.")] = "float",
     opt_batch: Annotated[int, typer.Option(min=1, help="The batch that the plan is tuned for.")] = 8,
     max_batch: Annotated[int, typer.Option(min=1, help="The largest batch that the plan takes.")] = 64,
-    count: Annotated[int | None, typer.Option(min=1, help="Latents that parity judges; by default by image size.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Latents that parity judges; by default by image size.")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="A parity policy (TOML).")] = None,
     seed: SeedOption = 0,
     force: ForceOption = False,
@@ -56,7 +58,7 @@ def deploy(
 
     targets = None if target is None else () if target == "none" else tuple(target.split(","))
     options = DeployOptions(
-        precisions=tuple(part.strip() for part in precision.split(",")),  # type: ignore[arg-type]
+        precisions=tuple(part.strip() for part in precision.split(",")),
         targets=targets,
         flavour=flavour,
         attention=attention,
@@ -72,6 +74,8 @@ def deploy(
     for name, reason in made.skipped.items():
         say(f"not made: {name}: {reason}", quiet=quiet)
     if json:
-        print_json({"bundle": str(out), "manifest": made.manifest.to_dict(), "seconds": made.seconds, "skipped": made.skipped})
+        print_json(
+            {"bundle": str(out), "manifest": made.manifest.to_dict(), "seconds": made.seconds, "skipped": made.skipped}
+        )
     else:
         print_result(artifact_table(made.manifest, made.seconds))

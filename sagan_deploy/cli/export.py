@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A generator checkpoint (.safetensors).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")],
-    precision: Annotated[Literal["fp32", "fp16", "bf16"], typer.Option(help="Type of weights and arithmetic.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16"], typer.Option(help="Type of weights and arithmetic.")
+    ] = "fp32",
     form: Annotated[
         Literal["inference", "training"],
         typer.Option(help="inference: the same function with fewer operations; training: the layers as trained."),

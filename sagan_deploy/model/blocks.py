@@ -1,5 +1,6 @@
 """The generator's four kinds of block. Each maps (n, c_in, h, w) and a condition to (n, c_out, 2h, 2w), or the
-same resolution where the stage does not upsample."""
+same resolution where the stage does not upsample.
+"""
 
 from __future__ import annotations
 

@@ -13,20 +13,14 @@ from sagan_deploy.model.layers import activation, conv, deconv, linear
 from sagan_deploy.model.norm import BatchNorm2d, make_norm
 
 
-class Generator(nn.Module):
-    """Latents (and labels) to images in [−1, 1]: stem → stages with attention → tail.
+class GeneratorForm(nn.Module):
+    """How latents, labels and feature maps flow: the same in training form and in inference form."""
 
-    Zhang et al. 2018, arXiv 1805.08318; with other configs, the generators of its public relatives.
-    """
-
-    def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        self.config = config
-        # Indexing is enough to condition stem and stages; class tables are indexed inside each norm instead.
-        self.embedding = nn.Embedding(config.num_classes, config.embedding_dim) if config.embedding_dim else None
-        self.stem = Stem(config)
-        self.stages = nn.ModuleList(Stage(config, index) for index in range(config.num_stages))
-        self.tail = Tail(config)
+    config: GeneratorConfig
+    embedding: nn.Embedding | None
+    stem: nn.Module
+    stages: nn.ModuleList
+    tail: nn.Module
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents (n, z_dim) and labels (n,), int64, to images (n, image_channels, h, w)."""
@@ -56,6 +50,25 @@ class Generator(nn.Module):
         assert embedding is not None  # the config demands an embedding_dim here
         first = self.config.condition_order == "embedding_first"
         return torch.cat((embedding, latent) if first else (latent, embedding), dim=1)
+
+
+class Generator(GeneratorForm):
+    """Latents (and labels) to images in [−1, 1]: stem → stages with attention → tail.
+
+    Zhang et al. 2018, arXiv 1805.08318; with other configs, the generators of its public relatives.
+    """
+
+    stem: Stem
+    tail: Tail
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        # Indexing is enough to condition stem and stages; class tables are indexed inside each norm instead.
+        self.embedding = nn.Embedding(config.num_classes, config.embedding_dim) if config.embedding_dim else None
+        self.stem = Stem(config)
+        self.stages = nn.ModuleList(Stage(config, index) for index in range(config.num_stages))
+        self.tail = Tail(config)
 
 
 class Stem(nn.Module):

@@ -70,7 +70,9 @@ def open_candidates(path: Path) -> list[Candidate]:
     if kind == "plan":
         return [_open_plan(path)]
     if kind != "onnx":
-        raise InputError(f"{path} is a {kind}; parity judges .onnx files, .plan files and bundles against a checkpoint.")
+        raise InputError(
+            f"{path} is a {kind}; parity judges .onnx files, .plan files and bundles against a checkpoint."
+        )
     return [_open_onnx(path)]
 
 

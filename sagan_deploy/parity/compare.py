@@ -115,9 +115,7 @@ def _algebra_leg(layout: str, trial: _Trial, progress: Progress) -> Leg:
 
 def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
     start = time.perf_counter()
-    leg = Leg(
-        candidate.path.name, candidate.how, "not_run", path=str(candidate.path), sha256=candidate.sha256
-    )
+    leg = Leg(candidate.path.name, candidate.how, "not_run", path=str(candidate.path), sha256=candidate.sha256)
     try:
         with opened(candidate) as draw:
             drawn = [Drawn(case, draw(*trial.pool.batch(case))) for case in trial.cases]
@@ -173,4 +171,3 @@ def _first_failure(gates: Sequence[Gate]) -> str:
     gate = next(gate for gate in gates if not gate.passed)
     sign = "at least" if gate.at_least else "at most"
     return f"{gate.rule} is {gate.value:.3g}, allowed is {sign} {gate.limit:.3g} ({gate.derivation})"
-

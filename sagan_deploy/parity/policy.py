@@ -73,7 +73,9 @@ class Policy:
             "tensor.rel_l2": relative,
             "tensor.max_abs": largest,
             "image.code_difference": Limit(codes, f"{precision} moves an 8-bit code by at most {codes}"),
-            "image.code_share": Limit(share, "127.5·rel_l2/3, at least 1 in 200: codes that lie so close to a boundary"),
+            "image.code_share": Limit(
+                share, "127.5·rel_l2/3, at least 1 in 200: codes that lie so close to a boundary"
+            ),
             "image.code_bias": Limit(share, "rounding has no direction: a mean shift is a wrong rounding or an offset"),
             "image.psnr": Limit(20 * math.log10(2 / relative.value), "tensor.rel_l2 in dB at rms 1, range 2"),
             "image.ssim": Limit(_SSIM[precision], "worst image"),
@@ -137,5 +139,7 @@ def _change(name: str, entry: object) -> Change:
     if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not math.isfinite(limit) or limit <= 0:
         raise ConfigError(f"{name} limit (={limit!r}) must be a positive number")
     if not isinstance(reason, str) or len(reason.split()) < 3:
-        raise ConfigError(f"{name} needs a reason in words; the reports print it. A limit is never changed without one.")
+        raise ConfigError(
+            f"{name} needs a reason in words; the reports print it. A limit is never changed without one."
+        )
     return Change(float(limit), reason)

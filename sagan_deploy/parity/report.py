@@ -122,7 +122,9 @@ class ParityReport:
         """Plain JSON values, without the pictures."""
         legs = []
         for leg in self.legs:
-            values = {f.name: getattr(leg, f.name) for f in dataclasses.fields(leg) if f.name not in ("gates", "pictures")}
+            values = {
+                f.name: getattr(leg, f.name) for f in dataclasses.fields(leg) if f.name not in ("gates", "pictures")
+            }
             values["fault"] = dataclasses.asdict(leg.fault) if leg.fault is not None else None
             values["gates"] = [dataclasses.asdict(g) | {"passed": g.passed, "margin": g.margin} for g in leg.gates]
             legs.append(values)

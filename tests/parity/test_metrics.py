@@ -20,7 +20,9 @@ from sagan_deploy.parity.metrics import (
 def pair():
     rng = np.random.default_rng(0)
     reference = np.tanh(rng.normal(size=(3, 3, 16, 12)))
-    return np.clip(reference + rng.normal(scale=[[[[0.01]]], [[[0.05]]], [[[0.2]]]], size=reference.shape), -1, 1), reference
+    return np.clip(
+        reference + rng.normal(scale=[[[[0.01]]], [[[0.05]]], [[[0.2]]]], size=reference.shape), -1, 1
+    ), reference
 
 
 def test_relative_l2_and_psnr(pair):

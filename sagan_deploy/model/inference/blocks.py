@@ -39,7 +39,8 @@ class NormalisedConv(nn.Module):
 
 class InferenceResidual(nn.Module):
     """affine–act–upconv–affine–act–3x3 beside 1x1–up: the skip's 1x1 commutes with upsampling, at a quarter of
-    the cost, and its bias joins the other branch's."""
+    the cost, and its bias joins the other branch's.
+    """
 
     def __init__(self, block: training.ResidualBlock, form: str, final: Final) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from sagan_deploy.errors import ConfigError
 from sagan_deploy.model import generator as training
+from sagan_deploy.model.blocks import ResidualBlock
 from sagan_deploy.model.inference.affine import ConditionalAffine, ConstantAffine, to_affine
 from sagan_deploy.model.inference.attention import InferenceAttention
 from sagan_deploy.model.inference.blocks import Final, to_inference_block
@@ -38,11 +40,14 @@ def to_inference(generator: training.Generator, options: InferenceOptions | None
     return InferenceGenerator(copy.deepcopy(generator).double(), options).eval().requires_grad_(False)
 
 
-class InferenceGenerator(training.Generator):
+class InferenceGenerator(training.GeneratorForm):
     """Latents and labels to images, exactly as the training form, with the same names for stem, stages and tail."""
 
+    stem: InferenceStem
+    tail: InferenceTail
+
     def __init__(self, generator: training.Generator, options: InferenceOptions) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.config = generator.config
         self.options = options
         self.embedding = generator.embedding
@@ -50,9 +55,9 @@ class InferenceGenerator(training.Generator):
         final = batch_norm(generator.tail.norm) if self.final_norm_folded and generator.tail.norm is not None else None
         self.stem = InferenceStem(generator.stem)
         last = len(generator.stages) - 1
+        stages = cast("list[training.Stage]", list(generator.stages))
         self.stages = nn.ModuleList(
-            InferenceStage(stage, options, final if index == last else None)
-            for index, stage in enumerate(generator.stages)
+            InferenceStage(stage, options, final if index == last else None) for index, stage in enumerate(stages)
         )
         self.tail = InferenceTail(generator.tail, options, norm_folded=self.final_norm_folded)
 
@@ -67,7 +72,8 @@ class InferenceGenerator(training.Generator):
     @property
     def attention_layouts(self) -> tuple[str, ...]:
         """The layout of every attention block, in order."""
-        return tuple(s.attention.layout for s in self.stages if s.attention is not None)
+        stages = cast("list[InferenceStage]", list(self.stages))
+        return tuple(stage.attention.layout for stage in stages if stage.attention is not None)
 
 
 class InferenceStem(nn.Module):
@@ -143,8 +149,8 @@ def to_codes(images: Tensor) -> Tensor:
 
 def _last_norm_folds(generator: training.Generator) -> bool:
     """Whether the tail's norm can disappear into the last block: a residual one with no attention behind it."""
-    last = generator.stages[-1]
-    residual = isinstance(last.block, training.BLOCKS["residual"])
+    last = cast("training.Stage", generator.stages[-1])
+    residual = isinstance(last.block, ResidualBlock)
     return generator.tail.norm is not None and residual and last.attention is None
 
 

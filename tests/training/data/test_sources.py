@@ -255,7 +255,12 @@ def test_a_damaged_package_is_named(monkeypatch, tmp_path):
 
 def test_a_dataset_refuses_parts_that_do_not_agree():
     images, labels = np.zeros((2, 3, 4, 4), np.uint8), np.array([0, 1])
-    for bad in ({"images": images[0]}, {"labels": labels[:1]}, {"class_names": ()}, {"attributes": {"kind": labels[:1]}}):
+    for bad in (
+        {"images": images[0]},
+        {"labels": labels[:1]},
+        {"class_names": ()},
+        {"attributes": {"kind": labels[:1]}},
+    ):
         with pytest.raises(InputError, match="d: |d, attribute 'kind'"):
             Dataset(**{"name": "d", "images": images, "labels": labels, "class_names": ("a", "b")} | bad)
 
