@@ -14,6 +14,7 @@ import numpy as np
 
 from sagan_deploy.checkpoints.native import Checkpoint, load_checkpoint
 from sagan_deploy.deploy import Deployment, DeployOptions, deploy
+from sagan_deploy.errors import ConfigError
 from sagan_deploy.files import new_folder, refuse_existing, write_bytes, write_text
 from sagan_deploy.images import encode_png, grid, to_uint8
 from sagan_deploy.presets import preset
@@ -74,6 +75,8 @@ def quickstart(
         chosen = preset("sagan32")
         with _timed(seconds, "read images"):
             images = open_dataset(data, chosen.generator.image_size, progress=progress)
+        if not images.num_classes:
+            raise ConfigError(f"--data {data} has no classes; the quickstart shows and measures one row per class")
         with _timed(seconds, "train"):
             training = train(chosen, images, folder / "run", minutes=minutes, seed=seed, progress=progress)
         checkpoint = load_checkpoint(training.checkpoint)

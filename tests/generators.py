@@ -18,7 +18,9 @@ CONFIGS: dict[str, GeneratorConfig] = {
         attention=AttentionConfig(scale="rsqrt", bias=True), embedding_dim=4, stem_input="condition",
     ),
     "unconditional": GeneratorConfig(z_dim=8, widths=(32, 24, 16), attention_after=(1,)),
-    "two-attentions": GeneratorConfig(z_dim=8, num_classes=3, widths=(48, 32, 16), norm="class_table", attention_after=(1, 2)),
+    "two-attentions": GeneratorConfig(
+        z_dim=8, num_classes=3, widths=(48, 32, 16), norm="class_table", attention_after=(1, 2)
+    ),
     "biggan": GeneratorConfig(
         z_dim=20, num_classes=5, widths=(32, 32, 16, 16, 8), norm="vector", embedding_dim=6,
         stage_condition="embedding_and_latent", latent_chunks=True, attention_after=(3,),
@@ -36,13 +38,16 @@ CONFIGS: dict[str, GeneratorConfig] = {
     "transposed-convolutions": GeneratorConfig(
         z_dim=12, widths=(32, 24, 16), block="deconv", tail="deconv", stem_activation="norm_activation",
         attention_after=(1, 2),
-        attention=AttentionConfig(pool=False, output_conv=False, value_ratio=1, bias=True, attention_map="untransposed"),
+        attention=AttentionConfig(
+            pool=False, output_conv=False, value_ratio=1, bias=True, attention_map="untransposed"
+        ),
     ),
     "bilinear": GeneratorConfig(
         z_dim=12, num_classes=5, widths=(32, 24, 16), norm="class_table", upsampling="bilinear", attention_after=(2,)
     ),
     "conditional-stem-norm": GeneratorConfig(
-        z_dim=12, num_classes=5, widths=(24, 16), norm="class_table", stem_activation="norm_activation", activation="gelu"
+        z_dim=12, num_classes=5, widths=(24, 16), norm="class_table", stem_activation="norm_activation",
+        activation="gelu",
     ),
 }  # fmt: skip
 

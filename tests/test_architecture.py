@@ -22,8 +22,8 @@ def modules_after(code):
 
 def test_help_and_the_runtime_load_nothing_heavy():
     assert modules_after("import sagan_deploy.runtime") == []
-    help_ = "import sys; from sagan_deploy.cli.app import app\nsys.argv = ['sagan-deploy', '--help']\ntry: app()\nexcept SystemExit: pass"
-    assert modules_after(help_) == []
+    ask = "import sys; from sagan_deploy.cli.app import app; sys.argv = ['sagan-deploy', '--help']"
+    assert modules_after(f"{ask}\ntry: app()\nexcept SystemExit: pass") == []
 
 
 def test_that_check_can_fail():

@@ -26,7 +26,7 @@ from sagan_deploy.errors import SaganDeployError
 
 app = typer.Typer(
     name="sagan-deploy",
-    help="Take a self-attention GAN from a PyTorch checkpoint to ONNX and TensorRT, and prove that it draws the same pictures.",
+    help="Take a self-attention GAN from PyTorch to ONNX and TensorRT, and prove that it draws the same pictures.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

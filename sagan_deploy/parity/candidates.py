@@ -26,8 +26,8 @@ _ELEMENT_TYPES = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16"}
 class Candidate:
     """A file that claims to draw what a checkpoint draws, and what it declares about itself.
 
-    `stages` maps module paths to the ONNX values that hold their outputs. `onnx_sha256` is the ONNX file that a plan was
-    built from.
+    `stages` maps module paths to the ONNX values that hold their outputs. `onnx_sha256` is the ONNX file that a plan
+    was built from.
     """
 
     path: Path

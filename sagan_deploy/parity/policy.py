@@ -1,4 +1,4 @@
-"""How much an exported file may differ, derived from the arithmetic; and policy files that change a limit, with a reason.
+"""How much an exported file may differ, derived from the arithmetic; policy files change a limit, with a reason.
 
 With unit roundoff u and L rounding layers between latents and pixels, independent rounding errors of zero mean give a
 relative error of about u·√L (Higham & Mary 2019, SIAM J. Sci. Comput. 41, theorem 2.4). Half precision accumulates in

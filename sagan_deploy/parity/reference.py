@@ -12,14 +12,14 @@ from sagan_deploy.parity.cases import Pool
 from sagan_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from sagan_deploy.model.generator import Generator
+    from sagan_deploy.model.generator import GeneratorForm
 
 REFERENCE = "PyTorch, training form, float64"
 _ROWS = 2  # float64 feature maps of a whole batch of large images are gigabytes
 
 
 def draw_float64(
-    generator: Generator, pool: Pool, *, task: str = "reference", progress: Progress = silent
+    generator: GeneratorForm, pool: Pool, *, task: str = "reference", progress: Progress = silent
 ) -> NDArray[np.float64]:
     """What a generator makes of the pool in float64: [n, c, h, w]. The generator itself is left alone."""
     import torch

@@ -97,8 +97,9 @@ def test_another_type_is_a_mismatch(wrong):
 
 def test_what_may_be_float_in_a_half_plan():
     first = layer("__myl_CastFc_myl0_1", "runtime_fusion", [tensor("z", "-1,8", "Float")], [WEIGHT], ["stem/Gemm"])
+    bias = layer("c_U1", "correlation", [], [WEIGHT, tensor("b", "1,16,1,1", "Float"), SCALAR], ["c/Conv"])
     softmax = layer("__myl_Soft_myl0_3", "kgen", [tensor("a", "-1,8", "Float")], nodes=["a/Softmax"])
-    report(first, CONV, softmax).check_precision("fp16")
+    report(first, CONV, bias, softmax).check_precision("fp16")
 
 
 def test_fused_attention_per_profile():
@@ -114,7 +115,7 @@ def test_fused_attention_per_profile():
 
 
 def test_a_node_may_be_called_mha():
-    innocent = layer("mha.query/Conv_U9_myl0_4", "correlation", nodes=["mha.query/Conv"])
+    innocent = layer("self_mha.query/Conv_U9_myl0_4", "correlation", nodes=["self_mha.query/Conv"])
     assert report(innocent).fused_attention == 0
 
 
