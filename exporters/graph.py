@@ -8,7 +8,6 @@ that makes it, each constant after its first use (``stages.0.attention/Reshape.s
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +15,6 @@ from exporters.errors import NotExportable
 
 MODULE_KEY = "module"  # node metadata: dotted path of the torch module that computes the node, "" for the root
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
-_SECOND_CALL = re.compile(r"@\d+")  # torch's mark of a module that is called again
 
 # Operators whose floating inputs must have one type.
 _COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -81,7 +79,7 @@ def _module_paths(graph: Any) -> dict[Any, str]:
         scopes = node.metadata_props.get(_SCOPES_KEY)
         if scopes is not None:
             *modules, _ = ast.literal_eval(scopes)
-            paths[node] = _SECOND_CALL.sub("", modules[-1]) if modules else ""
+            paths[node] = modules[-1] if modules else ""
             continue
         makers = [value.producer() for value in node.inputs if value is not None]
         paths[node] = next((paths[maker] for maker in makers if maker is not None), "")
