@@ -15,7 +15,7 @@ from sagan_deploy.bundle.bundle import sidecar_path
 from sagan_deploy.bundle.manifest import Artifact, Manifest, PlanInfo, Range, TensorInfo, Verdict
 from sagan_deploy.config import GeneratorConfig, from_dict
 from sagan_deploy.errors import ConfigError, InputError
-from sagan_deploy.files import read_bytes, sha256_bytes, write_bytes, write_text
+from sagan_deploy.files import read_bytes, remove, sha256_bytes, write_bytes, write_text
 from sagan_deploy.filetypes import detect
 from sagan_deploy.onnx_header import OnnxHeader, OnnxTensor, read_onnx_header
 from sagan_deploy.progress import Progress, silent
@@ -58,8 +58,8 @@ def build_plan(
 ) -> BuiltPlan:
     """Build a TensorRT plan.
 
-    For a model that `export` wrote, the precision it names is asserted on the plan, and so is one fused attention
-    kernel per attention block where it was written for that. Any other ONNX model is built as it is.
+    For a model that `export` wrote, its precision is asserted on the plan, and one fused attention kernel per attention
+    block where it was written for that. Any other ONNX model is built as it is.
 
     Args:
         onnx_path: the ONNX file. Its types decide the precision of the plan.
@@ -116,9 +116,9 @@ def write_plan(out: Path | str, built: BuiltPlan) -> Path:
         if text is not None:
             write_text(sidecar, text)
         else:
-            sidecar.unlink(missing_ok=True)  # an older plan's would describe this one wrongly
+            remove(sidecar)  # an older plan's would describe this one wrongly
     except BaseException:
-        out.unlink(missing_ok=True)
+        remove(out)
         raise
     return out
 

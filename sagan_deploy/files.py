@@ -60,6 +60,18 @@ def write_text(path: Path, text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
+def remove(path: Path) -> None:
+    """Delete a file; that it is not there is fine.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot remove {path}: {error.strerror or error}.") from error
+
+
 @contextlib.contextmanager
 def new_folder(path: Path, *, marker: str, force: bool = False) -> Iterator[Path]:
     """Fill a temporary neighbour of `path` and rename it into place when the block succeeds.

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sagan_deploy.errors import InputError
-from sagan_deploy.files import new_folder, sha256, sha256_bytes, write_bytes
+from sagan_deploy.files import new_folder, remove, sha256, sha256_bytes, write_bytes
 
 
 def leftovers(folder):
@@ -77,3 +77,13 @@ def test_two_at_once_do_not_mix(tmp_path):
             (second / "m").write_text("second")
     assert (out / "m").read_text() == "second"
     assert not leftovers(tmp_path)
+
+
+def test_remove(tmp_path):
+    path = write_bytes(tmp_path / "a", b"1")
+    remove(path)
+    remove(path)
+    assert not path.exists()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="cannot remove"):
+        remove(tmp_path / "folder")

@@ -110,7 +110,7 @@ def test_the_state_matters_for_the_resume(tiny, squares, tmp_path):
     """The check above could not fail if moments and vectors of the state had no effect: here one of each is wrong."""
     for part in (
         "generator_adam/stem.linear.bias/exp_avg_sq",
-        "discriminator/blocks.0.conv1.parametrizations.weight.0._u",
+        "discriminator/blocks.0.conv1.parametrizations.weight.0._v",
     ):
         out = tmp_path / part.partition("/")[0]
         with pytest.raises(KeyboardInterrupt):

@@ -83,7 +83,7 @@ class ClassifierNetwork(nn.Module):
         return {name: head(hidden) for name, head in self.heads.items()}
 
 
-def train_classifier(dataset: Dataset, *, epochs: int = 8, seed: int = 0, progress: Progress = silent) -> Classifier:
+def train_classifier(dataset: Dataset, *, epochs: int = 4, seed: int = 0, progress: Progress = silent) -> Classifier:
     """Train on 85 % of the images and measure on the rest.
 
     Args:
