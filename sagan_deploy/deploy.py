@@ -19,7 +19,7 @@ from sagan_deploy.checkpoints.native import Checkpoint
 from sagan_deploy.environment import tool_versions
 from sagan_deploy.errors import CheckFailed, ConfigError, MissingError
 from sagan_deploy.export import export_generator, onnx_artifact
-from sagan_deploy.files import new_folder, refuse_existing, write_bytes
+from sagan_deploy.files import new_folder, refuse_existing, remove, write_bytes
 from sagan_deploy.latents import sample_labels, sample_latents
 from sagan_deploy.model.inference.options import InferenceOptions
 from sagan_deploy.parity.compare import judge
@@ -113,7 +113,7 @@ def deploy(
             )
         # From here on the manifest says what the sidecar of a single plan says.
         for artifact in plan:
-            sidecar_path(folder / artifact.path).unlink()
+            remove(sidecar_path(folder / artifact.path))
         report = _relative(report, folder)
         reports = write_reports(folder / "parity", report)
         if not report.passed:

@@ -73,12 +73,7 @@ def test_only_files_py_writes_to_the_disk():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in writers:
                 # str.replace and dataclasses.replace share a name with Path.replace and take more arguments.
                 pathlike = node.func.attr != "replace" or (len(node.args) == 1 and not node.keywords)
-                assert not pathlike or _allowed(path, node), f"{path}:{node.lineno}"
-
-
-def _allowed(path, node):
-    # Sidecars are dropped from a bundle that is still being made.
-    return (path.name, node.func.attr) in {("deploy.py", "unlink")}
+                assert not pathlike, f"{path}:{node.lineno}"
 
 
 def test_the_import_contracts_hold():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sagan_deploy.cli.talk import ForceOption, JsonOption, QuietOption, print_json, print_result, progress_bars
+
+if TYPE_CHECKING:
+    from sagan_deploy.bundle.manifest import Artifact
+    from sagan_deploy.export import ExportedGenerator
 
 
 def register(app: typer.Typer) -> None:
@@ -57,22 +61,24 @@ def export(
     with progress_bars(quiet=quiet) as progress:
         exported = export_generator(load_checkpoint(checkpoint), options, form=form, opset=opset, progress=progress)
     write_bytes(out, exported.payload)
-    artifact = onnx_artifact(exported, out.name)
-    if json:
-        print_json(
-            {
-                "path": str(out),
-                "sha256": artifact.sha256,
-                "bytes": artifact.size,
-                "precision": precision,
-                "form": form,
-                "attention": artifact.attention,
-                "opset": exported.opset,
-                "nodes": exported.nodes,
-            }
-        )
+    _show(exported, onnx_artifact(exported, out.name), out, as_json=json)
+
+
+def _show(exported: ExportedGenerator, artifact: Artifact, out: Path, *, as_json: bool) -> None:
+    facts = {
+        "path": str(out),
+        "sha256": artifact.sha256,
+        "bytes": artifact.size,
+        "precision": artifact.precision,
+        "form": artifact.form,
+        "attention": artifact.attention,
+        "opset": exported.opset,
+        "nodes": exported.nodes,
+    }
+    if as_json:
+        print_json(facts)
     else:
         print_result(
-            f"{out}: {precision}, {form} form, {artifact.attention} attention, opset {exported.opset}, "
-            f"{exported.nodes} nodes, {artifact.size / 1e6:.1f} MB"
+            f"{out}: {artifact.precision}, {artifact.form} form, {artifact.attention} attention, "
+            f"opset {exported.opset}, {exported.nodes} nodes, {artifact.size / 1e6:.1f} MB"
         )

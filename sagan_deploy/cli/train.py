@@ -72,17 +72,14 @@ def train(
         images = open_dataset(source, chosen.generator.image_size, progress=progress) if source else None
         if images is not None and images.attribution:
             say(images.attribution, quiet=quiet)
-        result = run(
-            chosen,
-            images,
-            out,
-            steps=steps,
-            minutes=minutes,
-            resume=resume,
-            force=force,
-            device=device,
-            progress=progress,
-        )
+        try:
+            result = run(
+                chosen, images, out,
+                steps=steps, minutes=minutes, resume=resume, force=force, device=device, progress=progress,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            say(f"interrupted; go on with: sagan-deploy train --out {out} --resume", quiet=quiet)
+            raise
     if json:
         print_json(_summary(result))
     else:

@@ -7,16 +7,19 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sagan_deploy.bundle.bundle import find_manifest, is_bundle, open_bundle, sidecar_path
-from sagan_deploy.errors import InputError
+from sagan_deploy.bundle.bundle import CorruptError, find_manifest, is_bundle, open_bundle, sidecar_path
+from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.files import read_bytes, sha256_bytes
 from sagan_deploy.filetypes import detect
 from sagan_deploy.optional import require
+
+if TYPE_CHECKING:
+    from sagan_deploy.runtime import RuntimeGenerator
 
 Draw = Callable[[NDArray[np.float32], NDArray[np.int64] | None], NDArray[Any]]
 _ELEMENT_TYPES = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16"}
@@ -27,7 +30,7 @@ class Candidate:
     """A file that claims to draw what a checkpoint draws, and what it declares about itself.
 
     `stages` maps module paths to the ONNX values that hold their outputs. `onnx_sha256` is the ONNX file that a plan
-    was built from.
+    was built from, `batches` are the sizes that it was built for.
     """
 
     path: Path
@@ -37,8 +40,10 @@ class Candidate:
     output: Literal["float", "uint8"]
     attention: Literal["fused", "decomposed"]
     checkpoint_sha256: str
+    z_type: Literal["float32", "float16"] = "float32"
     stages: dict[str, str] = field(default_factory=dict)
     onnx_sha256: str = ""
+    batches: tuple[int, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -93,6 +98,7 @@ def _open_onnx(path: Path) -> Candidate:
             output=metadata["sagan_deploy.output"],
             attention=metadata["sagan_deploy.attention"],
             checkpoint_sha256=metadata["sagan_deploy.checkpoint_sha256"],
+            z_type="float16" if _reads_float16(model) else "float32",
             stages=json.loads(metadata["sagan_deploy.stages"]),
         )
     except (KeyError, ValueError) as error:
@@ -120,8 +126,16 @@ def _open_plan(path: Path) -> Candidate:
         output=artifact.output,
         attention=artifact.attention,
         checkpoint_sha256=manifest.checkpoint_sha256 or "",
+        z_type="float16" if artifact.inputs[0].dtype == "float16" else "float32",
         onnx_sha256=artifact.plan.onnx_sha256,
+        batches=tuple(sorted({shape[0] for profile in artifact.plan.profiles for shape in profile["z"].values()})),
     )
+
+
+def _reads_float16(model: Any) -> bool:
+    onnx = require("onnx", "export")
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    return bool(kinds.get("z") == onnx.TensorProto.FLOAT16)
 
 
 @contextlib.contextmanager
@@ -133,12 +147,22 @@ def opened(candidate: Candidate) -> Iterator[Draw]:
         InputError: its engine refuses it.
     """
     if candidate.kind == "plan":
-        from sagan_deploy.runtime import load
-
-        with load(candidate.path, backend="tensorrt") as generator:
+        with _load_plan(candidate.path) as generator:
             yield generator
     else:
         yield _open_session(candidate)
+
+
+def _load_plan(path: Path) -> RuntimeGenerator:
+    from sagan_deploy.runtime import load
+
+    try:
+        return load(path, backend="tensorrt")
+    except CorruptError:
+        raise
+    except InputError as error:
+        # A plan for another GPU, version or system is right where it belongs; it cannot be judged here.
+        raise MissingError(str(error)) from error
 
 
 def _open_session(candidate: Candidate) -> Draw:
@@ -160,7 +184,11 @@ def _open_session(candidate: Candidate) -> Draw:
         feeds: dict[str, NDArray[Any]] = {"z": z.astype(z_type)}
         if labels is not None:
             feeds["labels"] = labels
-        images: NDArray[Any] = session.run(["images"], feeds)[0]
+        try:
+            images: NDArray[Any] = session.run(["images"], feeds)[0]
+        except Exception as error:  # ONNX Runtime's errors share no public base
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"ONNX Runtime fails on a batch of {len(z)}: {reason}") from error
         return images
 
     return draw

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from sagan_deploy.checkpoints.native import Checkpoint
 from sagan_deploy.environment import machine, tool_versions
-from sagan_deploy.errors import MissingError
+from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.model.inference import InferenceOptions, to_inference
-from sagan_deploy.parity.candidates import Candidate, open_candidates, opened
+from sagan_deploy.parity.candidates import Candidate, Draw, open_candidates, opened
 from sagan_deploy.parity.cases import Case, Pool, default_count, make_cases
-from sagan_deploy.parity.depth import Depth, rounding_layers
+from sagan_deploy.parity.depth import Depth, rounding_layers, stage_depths
 from sagan_deploy.parity.emulation import emulated
 from sagan_deploy.parity.gates import Drawn, gates_of, hard_gates
 from sagan_deploy.parity.localise import first_faulty_stage
@@ -63,6 +63,8 @@ def judge(
     candidates = [candidate for path in files for candidate in open_candidates(path)]
     config = checkpoint.config
     pool, cases = make_cases(config, seed=seed, count=default_count(config) if count is None else count)
+    if any(candidate.z_type == "float16" for candidate in candidates):
+        pool = pool.rounded_to_half()
     generator = checkpoint.generator()
     reference = draw_float64(generator, pool, progress=progress)
     trial = _Trial(checkpoint, generator, pool, cases, reference, policy or Policy())
@@ -118,9 +120,11 @@ def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
     leg = Leg(candidate.path.name, candidate.how, "not_run", path=str(candidate.path), sha256=candidate.sha256)
     try:
         with opened(candidate) as draw:
-            drawn = [Drawn(case, draw(*trial.pool.batch(case))) for case in trial.cases]
+            drawn = _draw(draw, _cases(candidate, trial), trial.pool)
     except MissingError as error:
         return dataclasses.replace(leg, reason=str(error))
+    if isinstance(drawn, InputError):
+        return dataclasses.replace(leg, status="failed", reason=str(drawn), seconds=time.perf_counter() - start)
     limits = trial.policy.limits(candidate.precision, depth)
     gates = hard_gates(candidate, drawn, trial.checkpoint)
     comparable = all(gate.passed for gate in gates)
@@ -132,10 +136,35 @@ def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
         status="passed" if passed else "failed",
         reason="" if passed else _first_failure(gates),
         gates=gates,
-        fault=None if passed else _fault(candidate, trial, limits["tensor.rel_l2"].value),
+        fault=None if passed else _fault(candidate, trial, _worst_row(gates, drawn)),
         pictures=worst_pictures(drawn, trial.reference) if comparable else (),
         seconds=time.perf_counter() - start,
     )
+
+
+def _cases(candidate: Candidate, trial: _Trial) -> tuple[Case, ...]:
+    """All cases, and for a plan also the batches that it was built for: other sizes may run other kernels."""
+    normal = trial.cases[0].rows
+    sizes = set(candidate.batches) - {len(case.rows) for case in trial.cases}
+    extra = [Case(f"batch of {n}", tuple(normal[i % len(normal)] for i in range(n))) for n in sorted(sizes)]
+    return (*trial.cases, *extra)
+
+
+def _draw(draw: Draw, cases: Sequence[Case], pool: Pool) -> list[Drawn] | InputError:
+    """All cases, or what the engine refused one with: a file that opens and then does not run has failed."""
+    try:
+        return [Drawn(case, draw(*pool.batch(case))) for case in cases]
+    except InputError as error:
+        return error
+
+
+def _worst_row(gates: Sequence[Gate], drawn: Sequence[Drawn]) -> int:
+    """The row of the pool that the first failed gate names."""
+    named = [gate for gate in gates if not gate.passed and gate.image is not None]
+    if not named:
+        return 0
+    case = next(d.case for d in drawn if d.case.name == named[0].case)
+    return case.rows[named[0].image or 0]
 
 
 def _depth(candidate: Candidate, candidates: Sequence[Candidate], checkpoint: Checkpoint) -> Depth:
@@ -151,19 +180,19 @@ def _depth(candidate: Candidate, candidates: Sequence[Candidate], checkpoint: Ch
     return Depth(layers, 9 * max(config.widths))
 
 
-def _fault(candidate: Candidate, trial: _Trial, budget: float) -> StageFault | None:
+def _fault(candidate: Candidate, trial: _Trial, row: int) -> StageFault | None:
+    """Where an ONNX file leaves the reference, looked for on the image that failed."""
     if candidate.kind != "onnx" or not candidate.stages:
         return None
-    payload = candidate.payload if candidate.precision == "fp32" else emulated(candidate.payload)
-    z, labels = trial.pool.batch(trial.cases[0])
-    few = slice(0, 4)
+    depths = stage_depths(candidate.payload, candidate.stages)
+    z, labels = trial.pool.batch(Case("worst", (row,)))
     return first_faulty_stage(
-        payload,
+        candidate.payload if candidate.precision == "fp32" else emulated(candidate.payload),
         trial.generator,
         candidate.stages,
-        z[few],
-        None if labels is None else labels[few],
-        budget=lambda path: budget,
+        z,
+        labels,
+        budget=lambda path: trial.policy.limits(candidate.precision, depths[path])["tensor.rel_l2"].value,
     )
 
 

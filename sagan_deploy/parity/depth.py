@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ class Depth:
     longest_reduction: int
 
 
+_NONE = Depth(0, 0)
+
+
 def rounding_layers(onnx: bytes) -> Depth:
     """Count what rounds in an ONNX model.
 
@@ -34,19 +38,38 @@ def rounding_layers(onnx: bytes) -> Depth:
         MissingError: onnx is not installed.
     """
     typed = read_model(onnx)
+    depths = _depths(typed)
+    return _deepest(depths.get(value.name, _NONE) for value in typed.model.graph.output)
+
+
+def stage_depths(onnx: bytes, stages: Mapping[str, str]) -> dict[str, Depth]:
+    """The same counts up to the output of every stage, given as module path → name of the value that holds it.
+
+    Errors are those of `rounding_layers`.
+    """
+    depths = _depths(read_model(onnx))
+    return {path: depths.get(value, _NONE) for path, value in stages.items()}
+
+
+def _depths(typed: TypedModel) -> dict[str, Depth]:
+    """The counts of every value that depends on an input."""
     graph = typed.model.graph
     weights = {tensor.name for tensor in graph.initializer}
-    depths = {value.name: 0 for value in graph.input if value.name not in weights}
-    longest = 0
+    depths = {value.name: _NONE for value in graph.input if value.name not in weights}
     for node in graph.node:  # ONNX lists nodes in the order of computation
         reached = [depths[name] for name in node.input if name in depths]
         if not reached:
             continue
-        is_layer = node.op_type in LAYERS
-        depths.update({name: max(reached) + is_layer for name in node.output if name})
-        if is_layer:
-            longest = max(longest, _reduction(node, typed))
-    return Depth(max((depths.get(value.name, 0) for value in graph.output), default=0), longest)
+        depth = _deepest(reached)
+        if node.op_type in LAYERS:
+            depth = Depth(depth.layers + 1, max(depth.longest_reduction, _reduction(node, typed)))
+        depths.update({name: depth for name in node.output if name})
+    return depths
+
+
+def _deepest(depths: Iterable[Depth]) -> Depth:
+    found = [_NONE, *depths]
+    return Depth(max(depth.layers for depth in found), max(depth.longest_reduction for depth in found))
 
 
 def _reduction(node: Any, typed: TypedModel) -> int:

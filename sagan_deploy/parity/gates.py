@@ -16,7 +16,7 @@ from sagan_deploy.parity.candidates import Candidate, share_in_declared_precisio
 from sagan_deploy.parity.cases import Case
 from sagan_deploy.parity.metrics import (
     code_differences,
-    from_codes,
+    nearest_images,
     not_finite,
     psnr,
     relative_l2,
@@ -36,6 +36,9 @@ class Drawn:
 
     case: Case
     images: NDArray[Any]
+
+
+_Measure = Callable[[Drawn], NDArray[Any]]
 
 
 def hard_gates(candidate: Candidate, drawn: Sequence[Drawn], checkpoint: Checkpoint) -> tuple[Gate, ...]:
@@ -63,47 +66,58 @@ def hard_gates(candidate: Candidate, drawn: Sequence[Drawn], checkpoint: Checkpo
 def gates_of(
     candidate: Candidate, drawn: Sequence[Drawn], reference: NDArray[np.float64], limits: dict[str, Limit]
 ) -> tuple[Gate, ...]:
-    """The measured gates, each with its worst image over all cases but the stress cases.
+    """The measured gates, each with its worst image over all cases, or its typical one where that says more.
 
-    8-bit images are judged by their codes: as numbers they carry their own rounding, which is larger than any limit.
+    8-bit images are judged as the nearest images that round to them, so that their limits are those of float images.
     """
 
     def of(d: Drawn) -> NDArray[np.float64]:
         return reference[list(d.case.rows)]
 
     def numbers(d: Drawn) -> NDArray[np.float64]:
-        return from_codes(d.images) if d.images.dtype == np.uint8 else d.images.astype(np.float64)
+        return nearest_images(d.images, of(d)) if d.images.dtype == np.uint8 else d.images.astype(np.float64)
 
     def codes(d: Drawn) -> NDArray[np.int64]:
         return code_differences(d.images, of(d)).reshape(len(d.images), -1)
 
-    measures: dict[str, Callable[[Drawn], NDArray[Any]]] = {
+    worst: dict[str, _Measure] = {
+        "tensor.rel_l2": lambda d: relative_l2(numbers(d), of(d)),
+        "tensor.max_abs": lambda d: np.array([worst.value for worst in worst_pixels(numbers(d), of(d))]),
         "image.code_difference": lambda d: np.abs(codes(d)).max(axis=1),
+        "image.ssim": lambda d: ssim(numbers(d), of(d)),
+        "image.psnr": lambda d: psnr(numbers(d), of(d)),
+    }
+    typical: dict[str, _Measure] = {
         "image.code_share": lambda d: (codes(d) != 0).mean(axis=1),
         "image.code_bias": lambda d: np.abs(codes(d).mean(axis=1)),
-        "image.ssim": lambda d: ssim(numbers(d), of(d)),
     }
-    if candidate.output == "float":
-        measures = {
-            "tensor.rel_l2": lambda d: relative_l2(numbers(d), of(d)),
-            "tensor.max_abs": lambda d: np.array([worst.value for worst in worst_pixels(numbers(d), of(d))]),
-            **measures,
-            "image.psnr": lambda d: psnr(numbers(d), of(d)),
-        }
-    judged = [d for d in drawn if not d.case.stress]
-    gates = [_worst(judged, rule, limits[rule], measure) for rule, measure in measures.items() if rule in limits]
-    return tuple(_with_pixel(gate, judged, numbers, of) for gate in gates)
+    gates = [_worst(drawn, rule, limits[rule], measure) for rule, measure in worst.items() if rule in limits]
+    gates += [_typical(drawn, rule, limits[rule], measure) for rule, measure in typical.items() if rule in limits]
+    return tuple(_with_pixel(gate, drawn, numbers, of) for gate in gates)
 
 
-def _worst(drawn: Sequence[Drawn], rule: str, limit: Limit, measure: Callable[[Drawn], NDArray[Any]]) -> Gate:
+def _worst(drawn: Sequence[Drawn], rule: str, limit: Limit, measure: _Measure) -> Gate:
     at_least = rule in ("image.psnr", "image.ssim")
-    found: list[tuple[float, float, str, int]] = []
-    for d in drawn:
-        for index, value in enumerate(np.asarray(measure(d), np.float64)):
-            badness = np.inf if np.isnan(value) else -value if at_least else value
-            found.append((badness, float(value), d.case.name, index))
-    _, value, case, index = max(found, key=lambda entry: entry[0])
+    ranked = _ranked(drawn, measure, at_least=at_least)
+    value, case, index = ranked[0]
     return Gate(rule, value, limit.value, limit.derivation, at_least=at_least, case=case, image=index)
+
+
+def _typical(drawn: Sequence[Drawn], rule: str, limit: Limit, measure: _Measure) -> Gate:
+    """The median image: how a head rounds shows in all of them, while a flat area on a boundary flips as a whole."""
+    ranked = _ranked(drawn, measure)
+    value, case, index = ranked[len(ranked) // 2]
+    return Gate(rule, value, limit.value, limit.derivation, case=case, image=index)
+
+
+def _ranked(drawn: Sequence[Drawn], measure: _Measure, *, at_least: bool = False) -> list[tuple[float, str, int]]:
+    """Value, case and number of every image, the worst first; NaN is worse than anything."""
+    found = [
+        (float(value), d.case.name, index)
+        for d in drawn
+        for index, value in enumerate(np.asarray(measure(d), np.float64))
+    ]
+    return sorted(found, key=lambda entry: -np.inf if np.isnan(entry[0]) else entry[0] if at_least else -entry[0])
 
 
 def _with_pixel(

@@ -71,13 +71,13 @@ def stage_errors(
     """
     session = _session(onnx, stages)
     exact, reference = _hooked(generator, stages)
+    z_type = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
     worst = dict.fromkeys(stages, 0.0)
     for start in range(0, len(z), _BATCH):
         part = slice(start, start + _BATCH)
         latents, classes = z[part].astype(np.float32), None if labels is None else labels[part]
-        found = session.run(
-            list(stages.values()), {"z": latents} if classes is None else {"z": latents, "labels": classes}
-        )
+        feed = {"z": latents.astype(z_type)} | ({} if classes is None else {"labels": classes})
+        found = session.run(list(stages.values()), feed)
         _run(exact, latents, classes)
         for path, values in zip(stages, found, strict=True):
             worst[path] = max(worst[path], _worst_error(values, reference[path], path))

@@ -89,6 +89,19 @@ def from_codes(codes: NDArray[np.uint8]) -> Images:
     return (codes.astype(np.float64).transpose(0, 3, 1, 2) - 127.5) / 127.5
 
 
+def nearest_images(codes: NDArray[np.uint8], reference: Images) -> Images:
+    """Of all images that round to these codes the one nearest to the reference, [n, c, h, w].
+
+    An 8-bit code stands for every number that rounds to it, so the number itself is not known. Whatever the head
+    rounded lies at least as far from the reference as this image: its errors are lower bounds, free of the rounding to
+    8 bits, and keep the limits of float images. A head that truncates pushes every second pixel over its interval.
+    """
+    middle = from_codes(codes)
+    low = np.where(middle <= -1.0, -np.inf, middle - 0.5 / 127.5)
+    high = np.where(middle >= 1.0, np.inf, middle + 0.5 / 127.5)
+    return np.clip(reference, low, high)
+
+
 def not_finite(images: NDArray[Any]) -> NDArray[np.int64]:
     """How many NaN and infinite values every image has."""
     if images.dtype == np.uint8:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sagan_deploy.images import to_uint8
 from sagan_deploy.parity.gates import Drawn
-from sagan_deploy.parity.metrics import from_codes, relative_l2
+from sagan_deploy.parity.metrics import nearest_images, relative_l2
 from sagan_deploy.parity.report import Picture
 
 _SHOWN = 4
@@ -19,8 +20,8 @@ def worst_pictures(drawn: Sequence[Drawn], reference: NDArray[np.float64], count
     """The `count` images with the largest relative error, worst first, each row of the pool once."""
     ranked: dict[int, tuple[float, Drawn, int]] = {}
     for d in drawn:
-        images = from_codes(d.images) if d.images.dtype == np.uint8 else d.images.astype(np.float64)
-        errors = relative_l2(images, reference[list(d.case.rows)])
+        expected = reference[list(d.case.rows)]
+        errors = relative_l2(_numbers(d.images, expected), expected)
         for index, (row, error) in enumerate(zip(d.case.rows, errors, strict=True)):
             if row not in ranked or error > ranked[row][0]:
                 ranked[row] = (float(error), d, index)
@@ -30,8 +31,7 @@ def worst_pictures(drawn: Sequence[Drawn], reference: NDArray[np.float64], count
 
 def _picture(d: Drawn, index: int, reference: NDArray[np.float64]) -> Picture:
     candidate = d.images[index : index + 1]
-    numbers = from_codes(candidate) if candidate.dtype == np.uint8 else candidate.astype(np.float64)
-    difference = np.abs(numbers - reference[None])
+    difference = np.abs(_numbers(candidate, reference[None]) - reference[None])
     # Powers of two, so that people can relate the brightness of two pictures to each other.
     peak = max(float(difference.max()), 1e-12)
     amplification = 2.0 ** max(0, int(np.floor(np.log2(2.0 / peak))))
@@ -43,6 +43,10 @@ def _picture(d: Drawn, index: int, reference: NDArray[np.float64]) -> Picture:
         difference=_rgb(to_uint8(difference * amplification - 1.0)[0]),
         amplification=amplification,
     )
+
+
+def _numbers(images: NDArray[Any], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    return nearest_images(images, reference) if images.dtype == np.uint8 else images.astype(np.float64)
 
 
 def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

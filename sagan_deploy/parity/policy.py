@@ -74,11 +74,11 @@ class Policy:
             "tensor.max_abs": largest,
             "image.code_difference": Limit(codes, f"{precision} moves an 8-bit code by at most {codes}"),
             "image.code_share": Limit(
-                share, "127.5·rel_l2/3, at least 1 in 200: codes that lie so close to a boundary"
+                share, "127.5·rel_l2/3, at least 1 in 200: codes so close to a boundary, in the typical image"
             ),
-            "image.code_bias": Limit(share, "rounding has no direction: a mean shift is a wrong rounding or an offset"),
+            "image.code_bias": Limit(share, "rounding has no direction: a shifted typical image is a wrong head"),
             "image.psnr": Limit(20 * math.log10(2 / relative.value), "tensor.rel_l2 in dB at rms 1, range 2"),
-            "image.ssim": Limit(_SSIM[precision], "worst image"),
+            "image.ssim": Limit(_SSIM[precision], "of the worst image"),
         }
         if precision == "bf16":
             # Codes wander by several steps there: how many do is no evidence of anything.

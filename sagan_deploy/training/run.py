@@ -15,7 +15,7 @@ import torch
 
 from sagan_deploy.checkpoints.native import checkpoint_of, save_checkpoint
 from sagan_deploy.errors import CheckFailed, ConfigError
-from sagan_deploy.files import refuse_existing, write_bytes
+from sagan_deploy.files import refuse_existing, remove, write_bytes
 from sagan_deploy.presets import Preset
 from sagan_deploy.progress import Progress, silent
 from sagan_deploy.training.data.dataset import Dataset
@@ -294,7 +294,7 @@ def _clear(out: Path, *, force: bool) -> None:
     # Only files of a run are ever removed, whatever else lies beside them.
     check_out(out, force=force)
     for path in (out / STATE_NAME, out / CHECKPOINT_NAME, out / LOG_NAME, *(out / SAMPLES_NAME).glob("step_*.png")):
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 @contextlib.contextmanager
