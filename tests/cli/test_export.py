@@ -1,0 +1,44 @@
+"""`sagan-deploy export`."""
+
+import json
+
+import onnx
+import pytest
+
+from sagan_deploy.checkpoints.native import save_checkpoint
+from sagan_deploy.files import sha256
+from tests.generators import tiny_checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return save_checkpoint(tmp_path / "g.safetensors", tiny_checkpoint())
+
+
+def test_it_writes_the_file_and_tells_its_facts(program, checkpoint, tmp_path):
+    out = tmp_path / "g.onnx"
+    done = program("export", checkpoint, "--out", out, "--precision", "fp16", "--output", "uint8", "--json")
+    assert done.code == 0
+    facts = json.loads(done.out)
+    assert facts["sha256"] == sha256(out)
+    assert (facts["precision"], facts["attention"], facts["opset"]) == ("fp16", "fused", 20)
+    assert onnx.load(out).graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_an_existing_file_is_kept_without_force(program, checkpoint, tmp_path):
+    out = tmp_path / "g.onnx"
+    out.write_text("mine")
+    refused = program("export", checkpoint, "--out", out)
+    assert refused.code == 4
+    assert refused.err.count("\n") == 1
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [(("--form", "training", "--precision", "fp16"), 2), (("--opset", "3"), 2), (("--precision", "int3"), 2)],
+)
+def test_contradictions_are_usage_errors(program, checkpoint, tmp_path, options, code):
+    done = program("export", checkpoint, "--out", tmp_path / "g.onnx", *options)
+    assert done.code == code
+    assert not (tmp_path / "g.onnx").exists()
