@@ -37,7 +37,8 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.ready
-	$(BIN)/sagan-deploy bench $(ARGS)
+	test -f build/bench/generator.safetensors || $(BIN)/sagan-deploy train --preset sagan128 --steps 0 --out build/bench
+	$(BIN)/sagan-deploy bench build/bench/generator.safetensors --threads 2 --batch 1,4 $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache build dist *.egg-info

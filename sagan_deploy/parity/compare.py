@@ -136,7 +136,7 @@ def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
         status="passed" if passed else "failed",
         reason="" if passed else _first_failure(gates),
         gates=gates,
-        fault=None if passed else _fault(candidate, trial, _worst_row(gates, drawn)),
+        fault=None if passed else _fault(candidate, trial, gates, drawn),
         pictures=worst_pictures(drawn, trial.reference) if comparable else (),
         seconds=time.perf_counter() - start,
     )
@@ -180,13 +180,13 @@ def _depth(candidate: Candidate, candidates: Sequence[Candidate], checkpoint: Ch
     return Depth(layers, 9 * max(config.widths))
 
 
-def _fault(candidate: Candidate, trial: _Trial, row: int) -> StageFault | None:
+def _fault(candidate: Candidate, trial: _Trial, gates: Sequence[Gate], drawn: Sequence[Drawn]) -> StageFault | None:
     """Where an ONNX file leaves the reference, looked for on the image that failed."""
     if candidate.kind != "onnx" or not candidate.stages:
         return None
     depths = stage_depths(candidate.payload, candidate.stages)
-    z, labels = trial.pool.batch(Case("worst", (row,)))
-    return first_faulty_stage(
+    z, labels = trial.pool.batch(Case("worst", (_worst_row(gates, drawn),)))
+    fault = first_faulty_stage(
         candidate.payload if candidate.precision == "fp32" else emulated(candidate.payload),
         trial.generator,
         candidate.stages,
@@ -194,6 +194,14 @@ def _fault(candidate: Candidate, trial: _Trial, row: int) -> StageFault | None:
         labels,
         budget=lambda path: trial.policy.limits(candidate.precision, depths[path])["tensor.rel_l2"].value,
     )
+    images = next((gate for gate in gates if gate.rule == "tensor.rel_l2" and not gate.passed), None)
+    if fault is not None or images is None:
+        return fault
+    # Every stage that can be compared is right and the images are not: it is one of those behind them.
+    paths = ["stem", *(f"stages.{i}" for i in range(trial.checkpoint.config.num_stages)), "tail"]
+    last = max((index for index, path in enumerate(paths) if path in candidate.stages), default=-1)
+    behind = paths[last + 1 :]
+    return StageFault(" or ".join(behind), images.value, images.limit)
 
 
 def _first_failure(gates: Sequence[Gate]) -> str:

@@ -24,6 +24,7 @@ from sagan_deploy.presets import Preset
 from sagan_deploy.training.data.batches import Batches, noise
 from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.ema import ExponentialMovingAverage
+from sagan_deploy.training.initial import orthogonal
 from sagan_deploy.training.losses import discriminator_loss, generator_loss
 
 N = TypeVar("N", bound=nn.Module)
@@ -50,6 +51,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             generator, discriminator = Generator(preset.generator), Discriminator(preset.discriminator)
+            orthogonal(generator)
+            orthogonal(discriminator)
         self.generator = _placed(generator, self.device)
         self.discriminator = _placed(discriminator, self.device)
         self.generator_optimizer = _adam(self.generator, config.generator_lr, config)
