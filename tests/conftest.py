@@ -1,1 +1,6 @@
-"""Shared fixtures."""
+"""Settings for all tests."""
+
+import os
+
+# Every worker would start as many threads as there are cores, and they would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
