@@ -7,6 +7,32 @@ from types import ModuleType
 
 from sagan_deploy.errors import MissingError
 
+# Which extra brings what, for imports that nobody asked `require` for.
+EXTRAS = {
+    "torch": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "jinja2": "export",
+    "onnxruntime": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "rtx",
+    "cuda": "rtx",
+    "robohash": "quickstart",
+}
+
+
+def install_line(error: ImportError) -> str | None:
+    """What to say of a package that cannot be imported, or None when it belongs to no extra."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    return (
+        f"the package {package!r} cannot be imported here ({error}). "
+        f"Install it with: pip install 'sagan-deploy[{EXTRAS[package]}]'"
+    )
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Import `module`, or say which extra of this project brings it.

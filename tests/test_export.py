@@ -52,7 +52,7 @@ def test_every_layout_and_precision_is_the_same_network(attention, precision):
     # ONNX Runtime's CPU computes half precision in float32, so this says that the file is right, not how it rounds.
     assert np.linalg.norm(images - expected) / np.linalg.norm(expected) < (3e-6 if precision == "fp32" else 5e-3)
     model = onnx.load_from_string(exported.payload)
-    floats = {tensor.data_type for tensor in model.graph.initializer} - {onnx.TensorProto.INT64}
+    floats = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) >= 2}
     assert floats == {onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.FLOAT}
 
 

@@ -35,7 +35,7 @@ def test_the_base_is_light_and_no_extra_brings_both_onnxruntimes():
 
 
 def test_a_missing_package_is_one_line_with_the_extra_and_exit_code_3(tmp_path):
-    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
+    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch', name='torch')")
     checkpoint = tmp_path / "g.safetensors"
     checkpoint.write_bytes(b"")
     done = subprocess.run(

@@ -22,7 +22,8 @@ from sagan_deploy.cli import (
     train,
     verify,
 )
-from sagan_deploy.errors import SaganDeployError
+from sagan_deploy.errors import MissingError, SaganDeployError
+from sagan_deploy.optional import install_line
 
 app = typer.Typer(
     name="sagan-deploy",
@@ -67,6 +68,9 @@ def main() -> None:
     except SaganDeployError as error:
         _stop(str(error), error.exit_code)
     except Exception as error:
+        missing = install_line(error) if isinstance(error, ImportError) else None
+        if missing is not None:
+            _stop(missing, MissingError.exit_code)
         # exporters is independent of this package, so its errors are known by their attribute, not imported here.
         exit_code = getattr(error, "exit_code", None)
         if exit_code is not None:

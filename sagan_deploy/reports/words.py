@@ -39,7 +39,7 @@ def number(value: float) -> str:
         return str(int(value))
     whole = round(value)
     away = value - whole
-    if whole and abs(away) < 5e-3 and abs(value) < 100:  # 0.99995 must not become a perfect 1
+    if whole and abs(away) < 5e-3 and abs(value) < 10:  # 0.99995 must not become a perfect 1
         return f"{whole} {'+' if away > 0 else '−'} {abs(away):.2g}"
     return f"{value:.3g}"
 
