@@ -207,4 +207,4 @@ def _open_checkpoint(path: Path, threads: int | None) -> RuntimeGenerator:
         torch.set_num_threads(threads)
     float32 = np.dtype(np.float32)
     contract = Contract(checkpoint.config, checkpoint.class_names, "fp32", "float", float32, float32)
-    return RuntimeGenerator(contract, _TorchBackend(checkpoint.generator()), artifact=path.name)
+    return RuntimeGenerator(contract, _TorchBackend(checkpoint.generator().float()), artifact=path.name)

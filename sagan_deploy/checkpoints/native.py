@@ -45,7 +45,10 @@ class Checkpoint:
             )
 
     def generator(self) -> Generator:
-        """The network with these weights, float32, in evaluation mode, on the CPU."""
+        """The network with these weights, in evaluation mode, on the CPU.
+
+        Its type is that of the weights: float32 for what was trained here, float64 for what was imported.
+        """
         import torch
 
         from sagan_deploy.model.generator import Generator
@@ -54,6 +57,8 @@ class Checkpoint:
         with torch.random.fork_rng(devices=[]):
             generator = Generator(self.config)
         _check_state(self.state, generator.state_dict())
+        if any(tensor.dtype == torch.float64 for tensor in self.state.values()):
+            generator = generator.double()
         generator.load_state_dict(self.state)
         return generator.eval().requires_grad_(False)
 

@@ -1,0 +1,1 @@
+"""Public implementations of self-attention GANs: one file each, which says how its tensors become ours."""
