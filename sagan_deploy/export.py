@@ -116,14 +116,24 @@ def onnx_artifact(exported: ExportedGenerator, path: str) -> Artifact:
 
 
 def baked(generator: Generator) -> Generator:
-    """The training form in float32 with every W/σ computed once, in float64, and written as a plain weight."""
-    from torch.nn.utils import parametrize
+    """The training form in float32 with every W/σ computed once, in float64, and written as a plain weight.
 
-    copied = copy.deepcopy(generator).double()
-    for module in copied.modules():
-        if parametrize.is_parametrized(module):
-            parametrize.remove_parametrizations(module, "weight")
-    return copied.float()
+    `generator` is in evaluation mode and is not changed: the network is built anew, because torch's way of taking a
+    parametrisation away changes a class that copies share.
+    """
+    import torch
+
+    from sagan_deploy.model.generator import Generator
+
+    attention = dataclasses.replace(generator.config.attention, spectral_norm=False)
+    config = dataclasses.replace(generator.config, spectral_norm=False, attention=attention)
+    with torch.random.fork_rng(devices=[]):
+        plain = Generator(config)
+    exact = copy.deepcopy(generator).double()
+    for name, value in plain.state_dict().items():
+        path, _, leaf = name.rpartition(".")
+        value.copy_(getattr(exact.get_submodule(path), leaf))
+    return plain.eval().requires_grad_(False)
 
 
 def _export(

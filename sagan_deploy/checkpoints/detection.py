@@ -25,8 +25,15 @@ from sagan_deploy.errors import ConfigError, InputError
 ORIGINS: dict[str, Origin] = {
     module.ORIGIN.name: module.ORIGIN
     for module in (
-        heykeetae, voletiv, ajbrock, mimicry, studiogan, rosinality, mmgeneration, huggingface_biggan,
-    )  # fmt: skip
+        heykeetae,
+        voletiv,
+        ajbrock,
+        mimicry,
+        studiogan,
+        rosinality,
+        mmgeneration,
+        huggingface_biggan,
+    )
 }
 
 

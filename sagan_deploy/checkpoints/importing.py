@@ -22,12 +22,15 @@ from sagan_deploy.checkpoints.source import Source
 from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.errors import ConfigError, InputError
 
+OWN = "sagan-deploy"
+
 
 @dataclass(frozen=True)
 class ImportReport:
     """What was found, what was taken for granted, and what a user should look at.
 
-    `assumed` maps a name to its value and the reason; `given` is what the user or the origin's config said.
+    `given` is what the user said, `configured` what the origin's own config file says; `assumed` maps what nobody
+    said to its value and the reason.
     """
 
     origin: str
@@ -35,6 +38,7 @@ class ImportReport:
     files: tuple[dict[str, str], ...]
     detected: dict[str, Any]
     given: dict[str, Value]
+    configured: dict[str, Value]
     assumed: dict[str, tuple[Value, str]]
     check: tuple[str, ...]
 
@@ -47,6 +51,7 @@ class ImportReport:
             "files": list(self.files),
             "detected": self.detected,
             "given": self.given,
+            "configured": self.configured,
             "assumed": assumed,
             "check": list(self.check),
         }
@@ -54,7 +59,7 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class ImportedCheckpoint:
-    """A checkpoint in memory, and how it came to be. `alternatives` are settings that could have been otherwise."""
+    """A checkpoint in memory, and how it came to be."""
 
     checkpoint: Checkpoint
     report: ImportReport
@@ -65,7 +70,7 @@ class OpenedCheckpoint:
     """The files of one import, read and recognised, ready to be translated with one set of settings or another."""
 
     weights: OpenedFile
-    extra: tuple[OpenedFile, ...]
+    configs: tuple[OpenedFile, ...]
     origin: Origin
     candidate: Candidate
 
@@ -73,6 +78,14 @@ class OpenedCheckpoint:
     def source(self) -> Source:
         """The generator's tensors under their own names."""
         return Source(self.weights.path.name, self.candidate.tensors)
+
+
+@dataclass(frozen=True)
+class OwnCheckpoint:
+    """A checkpoint of this project: there is nothing to translate, and its provenance is complete."""
+
+    file: OpenedFile
+    checkpoint: Checkpoint
 
 
 def import_checkpoint(
@@ -88,7 +101,7 @@ def import_checkpoint(
 
     Args:
         files: the checkpoint, and the origin's own config file where there is one, in any order.
-        origin: a name of `detection.ORIGINS`; None detects it.
+        origin: a name of `detection.ORIGINS`, or of this project; None detects it.
         settings: what the files do not tell; names and values of `settings.SETTINGS`.
 
     Raises:
@@ -97,12 +110,12 @@ def import_checkpoint(
     """
     values = parse_settings(settings or {})
     paths = [Path(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
-    return translate(open_checkpoint(paths, origin=origin, weights=values.get("weights")), values)
+    return import_opened(open_checkpoint(paths, origin=origin, weights=values.get("weights")), values)
 
 
 def open_checkpoint(
     paths: Sequence[Path], *, origin: str | None = None, weights: Value | None = None
-) -> OpenedCheckpoint:
+) -> OpenedCheckpoint | OwnCheckpoint:
     """Read the files and recognise their origin."""
     opened = [open_file(path) for path in paths]
     configs = [file for file in opened if _is_config(file)]
@@ -114,6 +127,10 @@ def open_checkpoint(
             )
         names = ", ".join(str(file.path) for file in others) or "none"
         raise InputError(f"one file of weights is imported at a time; got {names}.")
+    if isinstance(others[0].content, Checkpoint):
+        if origin not in (None, OWN) or configs:
+            raise InputError(f"{others[0].path} is a checkpoint of this project; give it alone and without --from.")
+        return OwnCheckpoint(others[0], others[0].content)
     found, candidate = find_generator(others[0], origin, None if weights is None else str(weights))
     if configs and found.read_config is None:
         raise InputError(f"{configs[0].path} is a config file, and {found.name} has none that is read. Leave it out.")
@@ -122,11 +139,27 @@ def open_checkpoint(
     return OpenedCheckpoint(others[0], tuple(configs), found, candidate)
 
 
+def import_opened(opened: OpenedCheckpoint | OwnCheckpoint, values: Mapping[str, Value]) -> ImportedCheckpoint:
+    """What was opened, as a checkpoint of ours.
+
+    Raises:
+        ConfigError: settings for a checkpoint of this project, which leaves nothing open.
+    """
+    if isinstance(opened, OpenedCheckpoint):
+        return translate(opened, values)
+    if values:
+        raise ConfigError(f"--set {next(iter(values))} has no effect: a checkpoint of this project says all of itself")
+    report = ImportReport(
+        OWN, "this project", (_named(opened.file),), _described(opened.checkpoint.config), {}, {}, {}, ()
+    )
+    return ImportedCheckpoint(opened.checkpoint, report)
+
+
 def translate(opened: OpenedCheckpoint, values: Mapping[str, Value]) -> ImportedCheckpoint:
     """The checkpoint that the opened files are under these settings."""
     origin, source = opened.origin, opened.source
     configured: dict[str, Value] = {}
-    for file in opened.extra:
+    for file in opened.configs:
         assert origin.read_config is not None  # open_checkpoint has seen to it
         configured |= origin.read_config(_options_in(file))
     settings = Settings(values, configured, origin.assume(source))
@@ -215,11 +248,7 @@ def _report(opened: OpenedCheckpoint, translation: Translation, settings: Settin
     averaged = candidate.averaged or says_ema(opened.weights.path.name)
     place = ".".join(part for part in (candidate.place, candidate.prefix.rstrip(".")) if part)
     detected: dict[str, Any] = {
-        "image": f"{config.image_size}x{config.image_size}",
-        "z_dim": config.z_dim,
-        "classes": config.num_classes,
-        "widths": list(config.widths),
-        "attention": [_attention(config, stage) for stage in config.attention_after],
+        **_described(config),
         **dict(translation.facts),
         "weights": "averaged (EMA)" if averaged else "raw",
     }
@@ -227,16 +256,30 @@ def _report(opened: OpenedCheckpoint, translation: Translation, settings: Settin
         detected["found under"] = place
     if candidate.others:
         detected["not imported"] = f"{candidate.others} tensors of other networks"
-    files = tuple({"name": file.path.name, "sha256": file.sha256} for file in (opened.weights, *opened.extra))
     return ImportReport(
         opened.origin.name,
         opened.origin.title,
-        files,
+        tuple(_named(file) for file in (opened.weights, *opened.configs)),
         detected,
-        {**settings.configured, **settings.given},
+        settings.given,
+        settings.configured,
         settings.assumed(),
         translation.check,
     )
+
+
+def _described(config: GeneratorConfig) -> dict[str, Any]:
+    return {
+        "image": f"{config.image_size}x{config.image_size}",
+        "z_dim": config.z_dim,
+        "classes": config.num_classes or "none: unconditional",
+        "widths": list(config.widths),
+        "attention": [_attention(config, stage) for stage in config.attention_after],
+    }
+
+
+def _named(file: OpenedFile) -> dict[str, str]:
+    return {"name": file.path.name, "sha256": file.sha256}
 
 
 def _attention(config: GeneratorConfig, stage: int) -> str:

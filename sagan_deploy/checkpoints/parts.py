@@ -33,9 +33,7 @@ def same(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def layer(
-    source: Source, ours: str, theirs: str, mode: SpectralNorm, *, bias: bool = True, edit: Edit = same
-) -> Part:
+def layer(source: Source, ours: str, theirs: str, mode: SpectralNorm, *, bias: bool = True, edit: Edit = same) -> Part:
     """A convolution or linear layer: W/σ and, with `bias`, its bias."""
     weights, biases = stored_names(source.tensors, theirs), (_bias_of(source, theirs),) if bias else ()
 
@@ -88,7 +86,7 @@ def statistics(ours: str, theirs: str, *, names: tuple[str, str] = ("running_mea
 
 
 def batch_norm(ours: str, theirs: str) -> list[Part]:
-    """torch's BatchNorm2d with its own gain and bias."""
+    """A BatchNorm2d with its own gain and bias."""
     names = ("weight", "bias")
     return [statistics(ours, theirs), *(value(f"{ours}.{name}", f"{theirs}.{name}") for name in names)]
 

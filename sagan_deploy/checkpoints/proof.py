@@ -1,7 +1,7 @@
 """An import held against pictures of the original code, and the setting that explains a difference.
 
 The user saves latents, labels and images of the original once (float64, evaluation mode, the first forward pass after
-loading). Everything here is float64, where a right import agrees to about 1e-13 and any other reading of the file shows.
+loading). Everything here is float64, where a right import agrees to about 1e-13 and any other reading of it shows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sagan_deploy.checkpoints.importing import ImportedCheckpoint, OpenedCheckpoint, translate
+from sagan_deploy.checkpoints.importing import ImportedCheckpoint, OpenedCheckpoint, OwnCheckpoint, translate
 from sagan_deploy.checkpoints.native import Checkpoint
 from sagan_deploy.checkpoints.settings import SETTINGS, Value
 from sagan_deploy.config import GeneratorConfig
@@ -84,8 +84,8 @@ class Proof:
             tried += f"; nearest is {' '.join(f'{n}={v}' for n, v in best.settings.items())} ({best.error:.1e})"
         hint = (
             "; were the images computed in float32? Run the original with .double()"
-            if min(self.error, best.error if best else self.error) < _FLOAT32
-            else "; do z, labels and images belong together, from evaluation mode, first forward pass after loading?"
+            if min(self.error, best.error if best is not None else self.error) < _FLOAT32
+            else "; check that z, labels and images belong together: evaluation mode, first forward pass after loading"
         )
         return f"{text}; {tried}{hint}"
 
@@ -121,7 +121,7 @@ def read_examples(path: Path, config: GeneratorConfig) -> Examples:
 
 
 def prove(
-    opened: OpenedCheckpoint | None,
+    opened: OpenedCheckpoint | OwnCheckpoint,
     imported: ImportedCheckpoint,
     examples: Examples,
     *,
@@ -129,10 +129,10 @@ def prove(
 ) -> Proof:
     """Hold an import against the original's pictures; when it fails, try what else the file could have meant.
 
-    `opened` is what `imported` was translated from, None for files that leave no choice.
+    `opened` is what `imported` was translated from.
     """
     error = _error(_draw(imported.checkpoint, examples), examples)
-    if error <= TOLERANCE or opened is None:
+    if error <= TOLERANCE or isinstance(opened, OwnCheckpoint):
         return Proof(error, len(examples.z))
     few = Examples(
         examples.z[:_ROWS], None if examples.labels is None else examples.labels[:_ROWS], examples.images[:_ROWS]
@@ -145,7 +145,7 @@ def _alternatives(
 ) -> tuple[Alternative, ...]:
     """One setting changed; if none fits, two at once."""
     report = imported.report
-    current = {**{name: value for name, (value, _) in report.assumed.items()}, **report.given}
+    current = {**{name: value for name, (value, _) in report.assumed.items()}, **report.configured, **report.given}
     changes = [
         {name: value}
         for name, value in current.items()
@@ -158,14 +158,13 @@ def _alternatives(
     for stage in (changes, pairs):
         for number, change in enumerate(stage):
             progress("what else it could be", number, len(stage))
-            error = _error_with(opened, {**report.given, **change}, examples)
+            error = _error_with(opened, {**report.configured, **report.given, **change}, examples)
             if error is not None:
                 tried.append(Alternative(change, error))
+                if tried[-1].fits:
+                    return tuple(sorted(tried, key=lambda alternative: alternative.error))
         progress("what else it could be", len(stage), len(stage))
-        tried.sort(key=lambda alternative: alternative.error)
-        if tried and tried[0].fits:
-            break
-    return tuple(tried)
+    return tuple(sorted(tried, key=lambda alternative: alternative.error))
 
 
 def _error_with(opened: OpenedCheckpoint, settings: Mapping[str, Value], examples: Examples) -> float | None:
@@ -198,4 +197,3 @@ def _labels(path: Path, labels: NDArray[Any], config: GeneratorConfig) -> NDArra
 
 def _image_shape(config: GeneratorConfig) -> tuple[int, int, int]:
     return config.image_channels, config.image_size, config.image_size
-

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sagan_deploy.checkpoints.native import HEADER_KEY
+from sagan_deploy.checkpoints.native import HEADER_KEY, load_checkpoint
 from sagan_deploy.errors import InputError
 from sagan_deploy.files import read_bytes, sha256_bytes
 from sagan_deploy.filetypes import PLAN_MAGIC
@@ -29,7 +29,7 @@ ALLOWED_MODULES = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU)  # plain settings in 
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """A file's content as plain values and tensors; `path` is as the user gave it."""
+    """A file's content: plain values and tensors, or a `Checkpoint` of this project; `path` is as the user gave it."""
 
     path: Path
     sha256: str
@@ -66,7 +66,7 @@ def _safetensors(path: Path, payload: bytes) -> Any:
     try:
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
         if HEADER_KEY in header.get("__metadata__", {}):
-            raise InputError(f"{path} is a checkpoint of this project already; use it as it is.")
+            return load_checkpoint(path)
         return safetensors.load(payload)
     except InputError:
         raise

@@ -100,7 +100,7 @@ def _matrix(layer: str, weight: Tensor, u: Tensor) -> Tensor:
 
 
 def _unit(vector: Tensor, *, tiny_added: bool) -> Tensor:
-    length = vector.norm()
+    length: Tensor = vector.norm()
     return vector / (length + _TINY if tiny_added else length.clamp_min(_TINY))
 
 

@@ -15,6 +15,7 @@ from sagan_deploy.cli import (
     doctor,
     export,
     generate,
+    import_,
     inspect,
     parity,
     quickstart,
@@ -33,7 +34,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (quickstart, train, export, build, parity, deploy, verify, bench, generate, inspect, doctor, targets):
+for command in (
+    quickstart, train, import_, export, build, parity, deploy, verify, bench, generate, inspect, doctor, targets,
+):  # fmt: skip
     command.register(app)
 
 

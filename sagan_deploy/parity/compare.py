@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,14 @@ from sagan_deploy.parity.candidates import Candidate, Draw, open_candidates, ope
 from sagan_deploy.parity.cases import Case, Pool, default_count, make_cases
 from sagan_deploy.parity.depth import Depth, rounding_layers, stage_depths
 from sagan_deploy.parity.emulation import emulated
-from sagan_deploy.parity.gates import Drawn, gates_of, hard_gates
+from sagan_deploy.parity.gates import Drawn, distances, gates_of, hard_gates
 from sagan_deploy.parity.localise import first_faulty_stage
 from sagan_deploy.parity.metrics import relative_l2
 from sagan_deploy.parity.pictures import worst_pictures
-from sagan_deploy.parity.policy import Policy
+from sagan_deploy.parity.policy import Limit, Policy, Precision
 from sagan_deploy.parity.reference import REFERENCE, draw_float64
 from sagan_deploy.parity.report import Gate, Leg, ParityReport, StageFault
+from sagan_deploy.parity.yardstick import draw_in
 from sagan_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -67,7 +68,11 @@ def judge(
         pool = pool.rounded_to_half()
     generator = checkpoint.generator()
     reference = draw_float64(generator, pool, progress=progress)
-    trial = _Trial(checkpoint, generator, pool, cases, reference, policy or Policy())
+    yardsticks: dict[str, dict[str, float]] = {
+        precision: distances(draw_in(precision, generator, pool, progress=progress), reference)
+        for precision in dict.fromkeys(candidate.precision for candidate in candidates)
+    }
+    trial = _Trial(checkpoint, generator, pool, cases, reference, policy or Policy(), yardsticks)
     layouts = sorted({c.attention for c in candidates if c.kind == "onnx"}) or ["fused"]
     legs = [_algebra_leg(layout, trial, progress) for layout in layouts]
     for done, candidate in enumerate(candidates):
@@ -96,6 +101,11 @@ class _Trial:
     cases: Sequence[Case]
     reference: NDArray[np.float64]
     policy: Policy
+    yardsticks: Mapping[str, Mapping[str, float]]
+
+    def limits(self, precision: Precision, depth: Depth) -> dict[str, Limit]:
+        """The limits of a file, or of a stage with its own depth."""
+        return self.policy.limits(precision, depth, self.yardsticks[precision])
 
 
 def _algebra_leg(layout: str, trial: _Trial, progress: Progress) -> Leg:
@@ -125,11 +135,11 @@ def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
         return dataclasses.replace(leg, reason=str(error))
     if isinstance(drawn, InputError):
         return dataclasses.replace(leg, status="failed", reason=str(drawn), seconds=time.perf_counter() - start)
-    limits = trial.policy.limits(candidate.precision, depth)
+    limits = trial.limits(candidate.precision, depth)
     gates = hard_gates(candidate, drawn, trial.checkpoint)
     comparable = all(gate.passed for gate in gates)
     if comparable:
-        gates += gates_of(candidate, drawn, trial.reference, limits)
+        gates += gates_of(drawn, trial.reference, limits)
     passed = all(gate.passed for gate in gates)
     return dataclasses.replace(
         leg,
@@ -192,7 +202,7 @@ def _fault(candidate: Candidate, trial: _Trial, gates: Sequence[Gate], drawn: Se
         candidate.stages,
         z,
         labels,
-        budget=lambda path: trial.policy.limits(candidate.precision, depths[path])["tensor.rel_l2"].value,
+        budget=lambda path: trial.limits(candidate.precision, depths[path])["tensor.rel_l2"].value,
     )
     images = next((gate for gate in gates if gate.rule == "tensor.rel_l2" and not gate.passed), None)
     if fault is not None or images is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,12 @@ from sagan_deploy.parity.metrics import (
     ssim,
     worst_pixels,
 )
-from sagan_deploy.parity.policy import Limit
+from sagan_deploy.parity.policy import RULES, Limit
 from sagan_deploy.parity.report import Gate
 
 # tanh is bounded by 1; float32 may round up to it, and nothing beyond.
 _LARGEST = 1.0 + 2.0**-23
+_NO_LIMIT = Limit(float("inf"), "")
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,7 @@ def hard_gates(candidate: Candidate, drawn: Sequence[Drawn], checkpoint: Checkpo
     return tuple(gates)
 
 
-def gates_of(
-    candidate: Candidate, drawn: Sequence[Drawn], reference: NDArray[np.float64], limits: dict[str, Limit]
-) -> tuple[Gate, ...]:
+def gates_of(drawn: Sequence[Drawn], reference: NDArray[np.float64], limits: Mapping[str, Limit]) -> tuple[Gate, ...]:
     """The measured gates, each with its worst image over all cases, or its typical one where that says more.
 
     8-bit images are judged as the nearest images that round to them, so that their limits are those of float images.
@@ -94,6 +93,12 @@ def gates_of(
     gates = [_worst(drawn, rule, limits[rule], measure) for rule, measure in worst.items() if rule in limits]
     gates += [_typical(drawn, rule, limits[rule], measure) for rule, measure in typical.items() if rule in limits]
     return tuple(_with_pixel(gate, drawn, numbers, of) for gate in gates)
+
+
+def distances(images: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, float]:
+    """The same measures of images without any limit, by rule."""
+    everything = Drawn(Case("all", tuple(range(len(images)))), images)
+    return {gate.rule: gate.value for gate in gates_of([everything], reference, dict.fromkeys(RULES, _NO_LIMIT))}
 
 
 def _worst(drawn: Sequence[Drawn], rule: str, limit: Limit, measure: _Measure) -> Gate:

@@ -3,12 +3,17 @@
 With unit roundoff u and L rounding layers between latents and pixels, independent rounding errors of zero mean give a
 relative error of about u·√L (Higham & Mary 2019, SIAM J. Sci. Comput. 41, theorem 2.4). Half precision accumulates in
 float32, so that is all; float32 accumulates in its own type, which multiplies it by √K for sums of K products.
+
+That is the floor. Where the network amplifies its own roundings, the limit is a multiple of what PyTorch's training
+form loses in the same precision on the same latents (`yardstick`): no other implementation can be asked to do better.
+The ceiling is absolute: beyond it nobody would call the pictures the same, whoever drew them.
 """
 
 from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,6 +28,8 @@ ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 _CODES = {"fp32": 1, "fp16": 1, "bf16": 6}
 _SSIM = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.99}
 ALGEBRA = 1e-12
+_MULTIPLE = 3  # of the yardstick: two computations of one function, each with its own roundings, over many images
+_BIAS = 0.4  # a head that truncates shifts codes by 0.5
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,15 @@ class Policy:
         """Of the inference form in float64: the identities are exact, so only float64's own rounding is left."""
         return self._changed("fp64", "tensor.rel_l2", Limit(ALGEBRA, "float64 rounding of exact identities"))
 
-    def limits(self, precision: Precision, depth: Depth) -> dict[str, Limit]:
+    def limits(
+        self, precision: Precision, depth: Depth, yardstick: Mapping[str, float] | None = None
+    ) -> dict[str, Limit]:
         """All limits of a file by rule.
 
         Args:
             precision: what the file declares.
             depth: its rounding layers and longest reduction, counted from the graph.
+            yardstick: by rule, what PyTorch's training form loses in this precision; None when it was not measured.
         """
         u, layers, terms = ROUNDOFF[precision], depth.layers, depth.longest_reduction
         spread = u * math.sqrt(layers)
@@ -67,18 +77,28 @@ class Policy:
         else:
             relative = Limit(3 * spread, f"3·{formula}: float32 accumulators")
             largest = Limit(_CODES[precision] * 2 / 255, f"{_CODES[precision]} step(s) of 8-bit codes, 2/255 each")
-        codes = _CODES[precision]
+        measured = {rule: value for rule, value in (yardstick or {}).items() if math.isfinite(value)}
+        relative = _at_least(relative, measured.get("tensor.rel_l2"), precision, ceiling=0.1)
+        largest = _at_least(largest, measured.get("tensor.max_abs"), precision, ceiling=0.5)
+        codes = max(_CODES[precision], math.ceil(127.5 * largest.value)) if precision != "fp32" else _CODES["fp32"]
         share = min(0.25, max(127.5 * relative.value / 3, 5e-3))
+        ssim = max(0.95, 1 - _MULTIPLE**2 * (1 - measured.get("image.ssim", 1.0)))
         found = {
             "tensor.rel_l2": relative,
             "tensor.max_abs": largest,
             "image.code_difference": Limit(codes, f"{precision} moves an 8-bit code by at most {codes}"),
             "image.code_share": Limit(
-                share, "127.5·rel_l2/3, at least 1 in 200: codes so close to a boundary, in the typical image"
+                max(share, _MULTIPLE * measured.get("image.code_share", 0.0)),
+                "127.5·rel_l2/3, at least 1 in 200, or 3 × PyTorch's: codes close to a boundary, in the typical image",
             ),
-            "image.code_bias": Limit(share, "rounding has no direction: a shifted typical image is a wrong head"),
+            "image.code_bias": Limit(
+                max(share, min(_BIAS, _MULTIPLE * measured.get("image.code_bias", 0.0))),
+                "rounding has no direction: a shifted typical image is a wrong head",
+            ),
             "image.psnr": Limit(20 * math.log10(2 / relative.value), "tensor.rel_l2 in dB at rms 1, range 2"),
-            "image.ssim": Limit(_SSIM[precision], "of the worst image"),
+            "image.ssim": Limit(
+                min(_SSIM[precision], ssim), "of the worst image, or nine times as far from 1 as PyTorch's"
+            ),
         }
         if precision == "bf16":
             # Codes wander by several steps there: how many do is no evidence of anything.
@@ -92,6 +112,16 @@ class Policy:
     def _changed(self, precision: str, rule: str, limit: Limit) -> Limit:
         change = self.changes.get(f"{precision}.{rule}")
         return limit if change is None else Limit(change.limit, f"policy file: {change.reason}")
+
+
+def _at_least(limit: Limit, measured: float | None, precision: Precision, *, ceiling: float) -> Limit:
+    """The larger of a derived limit and a multiple of the yardstick, which the ceiling bounds."""
+    wanted = min(_MULTIPLE * (measured or 0.0), ceiling)
+    if wanted <= limit.value:
+        return limit
+    bound = f", never more than {ceiling}" if wanted == ceiling else ""
+    words = f"{_MULTIPLE} × {measured:.2g}, what PyTorch's training form loses in {precision} on the same latents"
+    return Limit(wanted, f"{words}{bound} (more than {limit.derivation} = {limit.value:.2g})")
 
 
 RULES = (

@@ -26,10 +26,11 @@ from sagan_deploy.checkpoints.origins.origin import RELU, RGB, Origin, Translati
 from sagan_deploy.checkpoints.parts import Part, State, in_order, layer, plus, statistics, table, value
 from sagan_deploy.checkpoints.settings import Assumption, Settings, Value
 from sagan_deploy.checkpoints.source import Source
+from sagan_deploy.checkpoints.spectral import SpectralNorm
 from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.errors import ConfigError, InputError
 
-_MODE = "iterate"  # its layers iterate once from u0 in evaluation too, and throw the result away
+_MODE: SpectralNorm = "iterate"  # its layers iterate once from u0 in evaluation too, and throw the result away
 
 
 def recognises(source: Source) -> bool:
@@ -138,7 +139,7 @@ def _names(block: str, deep: bool) -> BlockNames:
 
 
 def _attention(block: str) -> AttentionNames:
-    return AttentionNames(*(f"{block}.{role}" for role in ("theta", "phi", "g", "o")), gamma=f"{block}.gamma")
+    return AttentionNames.of(f"{block}.{{}}", output="o", gamma=f"{block}.gamma")
 
 
 def _conditioning(source: Source, blocks: int, stem_inputs: int, *, deep: bool) -> dict[str, Any]:

@@ -25,6 +25,12 @@ class AttentionNames:
     output: str | None
     gamma: str
 
+    @classmethod
+    def of(cls, pattern: str, output: str, gamma: str) -> AttentionNames:
+        """The official code's names theta, phi and g, in `pattern`; `output` and `gamma` differ most."""
+        query, key, value, last = (pattern.format(role) for role in ("theta", "phi", "g", output))
+        return cls(query, key, value, last, gamma)
+
 
 def attention_parts(
     source: Source, stage: int, names: AttentionNames, mode: SpectralNorm, *, bias: bool, edit: Edit = same
@@ -40,12 +46,12 @@ def attention_config(
     source: Source, blocks: Sequence[AttentionNames], *, dimensions: int = 4, **fields: Any
 ) -> AttentionConfig:
     """How the blocks project: the ratios of channels are read from the weights, the rest is the origin's."""
-    shapes = [
-        (source.weight_shape(b.query, dimensions), source.weight_shape(b.value, dimensions)) for b in blocks
-    ]
+    shapes = [(source.weight_shape(b.query, dimensions), source.weight_shape(b.value, dimensions)) for b in blocks]
     return AttentionConfig(
         key_ratio=_ratio(source, [(query[1], query[0]) for query, _ in shapes], usual=8),
-        value_ratio=_ratio(source, [(value[1], value[0]) for _, value in shapes], usual=2 if blocks_pool(fields) else 1),
+        value_ratio=_ratio(
+            source, [(value[1], value[0]) for _, value in shapes], usual=2 if blocks_pool(fields) else 1
+        ),
         spectral_norm=False,
         **fields,
     )
@@ -58,7 +64,7 @@ def blocks_pool(fields: dict[str, Any]) -> bool:
 
 def _ratio(source: Source, pairs: list[tuple[int, int]], usual: int) -> int:
     """The r with projected = ⌊channels / r⌋ in every block."""
-    candidates = (usual, *range(1, max((channels for channels, _ in pairs), default=1) + 1))
+    candidates: tuple[int, ...] = (usual, *range(1, max((channels for channels, _ in pairs), default=1) + 1))
     for ratio in candidates:
         if all(channels // ratio == projected for channels, projected in pairs):
             return ratio

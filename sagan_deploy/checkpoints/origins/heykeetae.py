@@ -105,9 +105,7 @@ def _places(source: Source, widths: tuple[int, ...]) -> tuple[dict[int, int], li
 
 def _names(number: int) -> AttentionNames:
     block = f"attn{number}"
-    return AttentionNames(
-        f"{block}.query_conv", f"{block}.key_conv", f"{block}.value_conv", None, f"{block}.gamma"
-    )
+    return AttentionNames(f"{block}.query_conv", f"{block}.key_conv", f"{block}.value_conv", None, f"{block}.gamma")
 
 
 def _on_one_point(tensor: Tensor) -> Tensor:

@@ -165,8 +165,7 @@ def _names(block: str) -> BlockNames:
 
 
 def _attention(block: str) -> AttentionNames:
-    roles = ("theta", "phi", "g", "o_conv")
-    return AttentionNames(*(f"{block}.snconv1x1_{role}" for role in roles), gamma=f"{block}.gamma")
+    return AttentionNames.of(f"{block}.snconv1x1_{{}}", output="o_conv", gamma=f"{block}.gamma")
 
 
 ORIGIN = Origin(

@@ -22,7 +22,7 @@ from sagan_deploy.checkpoints.source import Source
 from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.errors import InputError
 
-_ATTENTION = AttentionNames(*(f"attn_block.{role}" for role in ("theta", "phi", "g", "o")), gamma="attn_block.gamma")
+_ATTENTION = AttentionNames.of("attn_block.{}", output="o", gamma="attn_block.gamma")
 _ATTENTION_AFTER = {3: 2, 5: 3}  # by number of blocks: its two networks, of 32 and of 128 pixels
 
 
@@ -73,9 +73,7 @@ def translate(source: Source, settings: Settings) -> Translation:
 
 
 def _names(block: str) -> BlockNames:
-    return BlockNames(
-        convs=(f"{block}.c1", f"{block}.c2"), norms=(f"{block}.b1", f"{block}.b2"), skip=f"{block}.c_sc"
-    )
+    return BlockNames(convs=(f"{block}.c1", f"{block}.c2"), norms=(f"{block}.b1", f"{block}.b2"), skip=f"{block}.c_sc")
 
 
 ORIGIN = Origin("mimicry", "kwotsin/mimicry", recognises, assume, translate)

@@ -90,7 +90,7 @@ def _names(block: str) -> BlockNames:
 
 
 def _attention(block: str) -> AttentionNames:
-    return AttentionNames(*(f"{block}.{role}.conv" for role in ("theta", "phi", "g", "o")), gamma=f"{block}.gamma")
+    return AttentionNames.of(f"{block}.{{}}.conv", output="o", gamma=f"{block}.gamma")
 
 
 def _plain(ours: str, theirs: str) -> list[Part]:

@@ -87,8 +87,8 @@ def translate(source: Source, settings: Settings) -> Translation:
     norm = _norm(source, config.norm, mode, settings)
     for index, block in enumerate(names):
         parts += block_parts(source, index, block, mode, norm)
-    for stage, block in zip(places, attentions, strict=True):
-        parts += attention_parts(source, stage, block, mode, bias=False)
+    for stage, attention in zip(places, attentions, strict=True):
+        parts += attention_parts(source, stage, attention, mode, bias=False)
     parts += batch_norm("tail.norm", "bn4")
     parts.append(layer(source, "tail.conv", "conv2d5", mode, edit=in_order(settings["channel_order"])))
     legacy = source.any(r"blocks\.\d+\.0\.bn1\.embed0\.")
@@ -123,9 +123,7 @@ def _names(block: str, deep: bool) -> BlockNames:
 
 
 def _attention(block: str) -> AttentionNames:
-    return AttentionNames(
-        *(f"{block}.conv1x1_{role}" for role in ("theta", "phi", "g", "attn")), gamma=f"{block}.sigma"
-    )
+    return AttentionNames.of(f"{block}.conv1x1_{{}}", output="attn", gamma=f"{block}.sigma")
 
 
 def _conditioning(source: Source, names: list[BlockNames], stem_inputs: int, *, deep: bool) -> dict[str, Any]:
@@ -150,9 +148,7 @@ def _conditioning(source: Source, names: list[BlockNames], stem_inputs: int, *, 
     return {"z_dim": stem_inputs}
 
 
-def _norm(
-    source: Source, kind: str, mode: SpectralNorm, settings: Settings
-) -> Callable[[str, str], list[Part]]:
+def _norm(source: Source, kind: str, mode: SpectralNorm, settings: Settings) -> Callable[[str, str], list[Part]]:
     if kind == "batch":
         return batch_norm
     if kind == "vector":

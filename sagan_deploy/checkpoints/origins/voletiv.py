@@ -22,9 +22,7 @@ from sagan_deploy.checkpoints.source import Source
 from sagan_deploy.config import GeneratorConfig
 
 _ATTENTION_AFTER = 3  # written into its code: behind block3, at 32x32
-_ATTENTION = AttentionNames(
-    *(f"self_attn.snconv1x1_{role}" for role in ("theta", "phi", "g", "attn")), gamma="self_attn.sigma"
-)
+_ATTENTION = AttentionNames.of("self_attn.snconv1x1_{}", output="attn", gamma="self_attn.sigma")
 
 
 def recognises(source: Source) -> bool:
