@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from sagan_deploy.build import build_plan, write_plan
 from sagan_deploy.bundle.bundle import finish_bundle, hashed_file, read_manifest, sidecar_path
 from sagan_deploy.bundle.golden import GOLDEN_NAME, Golden, golden_bytes
-from sagan_deploy.bundle.manifest import MANIFEST_NAME, Artifact, Manifest, Verdict
+from sagan_deploy.bundle.manifest import MANIFEST_NAME, Artifact, Limits, Manifest, Verdict
 from sagan_deploy.checkpoints.native import Checkpoint
+from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.environment import tool_versions
 from sagan_deploy.errors import CheckFailed, ConfigError, MissingError
 from sagan_deploy.export import export_generator, onnx_artifact
@@ -27,6 +28,7 @@ from sagan_deploy.parity.policy import Policy
 from sagan_deploy.progress import Progress, silent
 from sagan_deploy.reports.folder import write_reports
 from sagan_deploy.reports.words import without_folder
+from sagan_deploy.verify import default_limits
 
 if TYPE_CHECKING:
     from sagan_deploy.parity.report import ParityReport
@@ -124,7 +126,7 @@ def deploy(
             class_names=checkpoint.class_names,
             checkpoint_sha256=checkpoint.sha256,
             provenance=checkpoint.provenance,
-            artifacts=tuple(_judged(artifact, report) for artifact in artifacts),
+            artifacts=_judged(artifacts, report, checkpoint.config),
             golden=hashed_file(folder, GOLDEN_NAME),
             tools=tool_versions(),
             files=tuple(hashed_file(folder, path.relative_to(folder).as_posix()) for path in reports),
@@ -203,10 +205,29 @@ def _relative(report: ParityReport, folder: Path) -> ParityReport:
     return dataclasses.replace(report, legs=tuple(legs))
 
 
-def _judged(artifact: Artifact, report: ParityReport) -> Artifact:
-    """The artifact with what parity said of it."""
-    leg = next(leg for leg in report.legs if leg.path == artifact.path)
-    return dataclasses.replace(artifact, verdict=Verdict(leg.status, leg.reason))
+def _judged(artifacts: Sequence[Artifact], report: ParityReport, config: GeneratorConfig) -> tuple[Artifact, ...]:
+    """The artifacts with what parity said of them, and the limits that it derived for every replay of their images.
+
+    A plan that was not run here gets those of the ONNX file in the same precision.
+    """
+    legs = {leg.path: leg for leg in report.legs}
+    limits: dict[str, Limits] = {}
+    for artifact in artifacts:
+        derived = {gate.rule: gate.limit for gate in legs[artifact.path].gates}
+        if "tensor.rel_l2" in derived:
+            usual = default_limits(config, artifact.precision)
+            limits[artifact.precision] = Limits(
+                rel_l2=max(usual.rel_l2, derived["tensor.rel_l2"]),
+                max_abs=max(usual.max_abs, derived["tensor.max_abs"]),
+            )
+    return tuple(
+        dataclasses.replace(
+            artifact,
+            verdict=Verdict(legs[artifact.path].status, legs[artifact.path].reason),
+            limits=limits.get(artifact.precision),
+        )
+        for artifact in artifacts
+    )
 
 
 def _keep_failed(parity: Path, out: Path, report: ParityReport) -> None:

@@ -73,6 +73,8 @@ def foreign(content: Any, name: str) -> str | None:
     """What a PyTorch file without a known generator is, as far as that can be seen, and what to give instead."""
     if not isinstance(content, Mapping):
         return f"holds a {type(content).__name__}, not named tensors; give the file with the generator's weights"
+    if not any(isinstance(value, (Tensor, Mapping)) for value in content.values()):
+        return "holds no tensors; give the file with the generator's weights"
     if {"state", "param_groups"} <= set(content):
         return "is an optimizer's state; give the generator's weights (G_ema.pth or G.pth, for example)"
     if isinstance(content.get("config"), Mapping) and "itr" in content:

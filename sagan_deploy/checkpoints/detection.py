@@ -22,6 +22,7 @@ from sagan_deploy.checkpoints.reading import OpenedFile
 from sagan_deploy.checkpoints.source import Source
 from sagan_deploy.errors import ConfigError, InputError
 
+OWN = "sagan-deploy"  # a checkpoint of this project
 ORIGINS: dict[str, Origin] = {
     module.ORIGIN.name: module.ORIGIN
     for module in (
@@ -49,6 +50,8 @@ def find_generator(opened: OpenedFile, name: str | None, weights: str | None) ->
         ConfigError: no origin has that name.
         InputError: nobody recognises the tensors, or somebody else does.
     """
+    if name == OWN:
+        raise InputError(f"{opened.path} is not a checkpoint of this project. Leave --from out to detect what it is.")
     if name is not None and name not in ORIGINS:
         raise ConfigError(f"--from knows no {name!r}. It knows: {', '.join(ORIGINS)}")
     found = [

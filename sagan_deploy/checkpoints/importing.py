@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 
 from sagan_deploy.checkpoints.containers import Candidate, says_ema
-from sagan_deploy.checkpoints.detection import find_generator
+from sagan_deploy.checkpoints.detection import OWN, find_generator
 from sagan_deploy.checkpoints.native import Checkpoint
-from sagan_deploy.checkpoints.origins.origin import Origin, Translation
+from sagan_deploy.checkpoints.origins.origin import Origin, OriginConfig, Translation
 from sagan_deploy.checkpoints.parts import Part, account
 from sagan_deploy.checkpoints.reading import OpenedFile, open_file
 from sagan_deploy.checkpoints.settings import Settings, Value, parse_settings
 from sagan_deploy.checkpoints.source import Source
 from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.errors import ConfigError, InputError
-
-OWN = "sagan-deploy"
 
 
 @dataclass(frozen=True)
@@ -132,6 +130,9 @@ def open_checkpoint(
             raise InputError(f"{others[0].path} is a checkpoint of this project; give it alone and without --from.")
         return OwnCheckpoint(others[0], others[0].content)
     found, candidate = find_generator(others[0], origin, None if weights is None else str(weights))
+    for key, tensor in candidate.tensors.items():
+        if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized:
+            raise InputError(f"{others[0].path}: {key} is no plain array of real numbers ({tensor.dtype}).")
     if configs and found.read_config is None:
         raise InputError(f"{configs[0].path} is a config file, and {found.name} has none that is read. Leave it out.")
     if len(configs) > 1:
@@ -158,17 +159,23 @@ def import_opened(opened: OpenedCheckpoint | OwnCheckpoint, values: Mapping[str,
 def translate(opened: OpenedCheckpoint, values: Mapping[str, Value]) -> ImportedCheckpoint:
     """The checkpoint that the opened files are under these settings."""
     origin, source = opened.origin, opened.source
-    configured: dict[str, Value] = {}
+    said = OriginConfig({}, {})
     for file in opened.configs:
         assert origin.read_config is not None  # open_checkpoint has seen to it
-        configured |= origin.read_config(_options_in(file))
-    settings = Settings(values, configured, origin.assume(source))
+        said = origin.read_config(_options_in(file))
+    settings = Settings(values, said.settings, origin.assume(source))
     try:
         translation = origin.translate(source, settings)
     except ConfigError as error:
         if str(error).startswith(("depth", "gain_offset", source.name)):
             raise
         raise InputError(f"{source.name}: the shapes of its tensors contradict each other: {error}.") from error
+    for name, value in said.confirms.items():
+        if getattr(translation.config, name) != value:
+            raise InputError(
+                f"{opened.configs[0].path.name} says {name} {value}, but {source.name} has "
+                f"{getattr(translation.config, name)}: they belong to different runs."
+            )
     _check_told(translation.config, settings, source)
     state = _build(source, translation)
     report = _report(opened, translation, settings)
@@ -217,6 +224,8 @@ def _build(source: Source, translation: Translation) -> dict[str, Tensor]:
 def _built(source: Source, part: Part) -> dict[str, Tensor]:
     try:
         return part.build(source.tensors)
+    except InputError as error:
+        raise InputError(f"{source.name}: {error}") from error
     except (RuntimeError, IndexError, ValueError) as error:
         reason = str(error).splitlines()[0]
         shapes = ", ".join(f"{key} {tuple(source.tensors[key].shape)}" for key in part.needs)

@@ -101,7 +101,7 @@ def read_examples(path: Path, config: GeneratorConfig) -> Examples:
         with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"{path} is not a whole .npz archive of arrays ({error}).") from error
+        raise InputError(f"{path} is not a whole .npz archive of plain arrays, as numpy.savez writes it.") from error
     wanted = {"z", "images"} | ({"labels"} if config.conditional else set())
     if missing := sorted(wanted - set(arrays)):
         raise InputError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays)) or 'nothing'}.")

@@ -6,10 +6,13 @@ PyTorch files are pickles, and unpickling runs what the file says. Only tensors 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
+import pickletools
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,8 @@ from sagan_deploy.filetypes import PLAN_MAGIC
 from sagan_deploy.optional import require
 
 ALLOWED_MODULES = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU)  # plain settings in the shape of a module
+
+_PICKLES = 5  # the old format is a row of them: a mark, a version, the machine, the content, the names of its arrays
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,12 @@ def _json(path: Path, payload: bytes) -> Any:
 
 def _torch(path: Path, payload: bytes) -> Any:
     try:
-        with torch.serialization.safe_globals(list(ALLOWED_MODULES)):
+        # The reader warns of pickles that torch did not write; what it then cannot read becomes one line below.
+        with torch.serialization.safe_globals(list(ALLOWED_MODULES)), warnings.catch_warnings(action="ignore"):
             return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+)", str(error))
-        raise InputError(_refusal(path, payload, found[1] if found else "")) from error
+        found = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", str(error))
+        raise InputError(_refusal(path, payload, found[1] or found[2] if found else "")) from error
     except Exception as error:
         # Any damage surfaces as one of many types: RuntimeError, EOFError, KeyError, struct.error ...
         first = str(error).strip().splitlines()
@@ -110,17 +116,24 @@ def _refusal(path: Path, payload: bytes, name: str) -> str:
 
 def _weights_inside(payload: bytes) -> str:
     """An expression for the generator's weights in an object `c`, guessed from the words in the file."""
-    text = _pickle_text(payload)
+    words = _words(_pickle(payload))
     for name in ("G_state_dict", "model_state_dict", "state_dict"):
-        if name.encode() in text:
+        if name in words:
             return f'c["{name}"]'
-    # Dictionary keys are short strings, which are written with their length in front.
-    if b"X\x01\x00\x00\x00G" in text or b"\x8c\x01G" in text:
-        return 'c["G"].state_dict()'
-    return "c if isinstance(c, dict) else c.state_dict()"
+    return 'c["G"].state_dict()' if "G" in words else "c if isinstance(c, dict) else c.state_dict()"
 
 
-def _pickle_text(payload: bytes) -> bytes:
+def _words(code: bytes) -> set[str]:
+    """The strings in a pickle, read as data: nothing of it is carried out."""
+    words: set[str] = set()
+    stream = io.BytesIO(code)
+    with contextlib.suppress(ValueError):  # the end, or the rest of a damaged one
+        for _ in range(_PICKLES):
+            words.update(argument for _, argument, _ in pickletools.genops(stream) if isinstance(argument, str))
+    return words
+
+
+def _pickle(payload: bytes) -> bytes:
     if not payload.startswith(b"PK\x03\x04"):
         return payload[:1_000_000]
     try:

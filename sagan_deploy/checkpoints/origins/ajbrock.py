@@ -22,7 +22,7 @@ from sagan_deploy.checkpoints.origins.common import (
     upsample_flags,
     widths_of,
 )
-from sagan_deploy.checkpoints.origins.origin import RELU, RGB, Origin, Translation
+from sagan_deploy.checkpoints.origins.origin import RELU, RGB, Origin, OriginConfig, Translation
 from sagan_deploy.checkpoints.parts import Part, State, in_order, layer, plus, statistics, table, value
 from sagan_deploy.checkpoints.settings import Assumption, Settings, Value
 from sagan_deploy.checkpoints.source import Source
@@ -51,7 +51,7 @@ def assume(source: Source) -> Mapping[str, Assumption]:
     }
 
 
-def read_config(config: Mapping[str, Any]) -> dict[str, Value]:
+def read_config(config: Mapping[str, Any]) -> OriginConfig:
     """The run's options, as its ``state_dict.pth`` holds them."""
     style = config.get("norm_style", "bn")
     if style not in ("bn", "in"):
@@ -61,8 +61,6 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Value]:
         found["norm_eps"] = float(config["BN_eps"])
     if config.get("model") == "BigGANdeep":
         found["depth"] = int(config.get("G_depth", 1))
-    if "resolution" in config:
-        found["resolution"] = int(config["resolution"])
     used = config.get("G_activation")
     if used is not None:
         known = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu", "GELU": "gelu"}
@@ -72,7 +70,8 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Value]:
         found["activation"] = known[kind]
         if kind == "LeakyReLU":
             found["activation_slope"] = float(used.negative_slope)
-    return found
+    names = {"resolution": "image_size", "n_classes": "num_classes"}
+    return OriginConfig(found, {ours: int(config[theirs]) for theirs, ours in names.items() if theirs in config})
 
 
 def translate(source: Source, settings: Settings) -> Translation:

@@ -20,7 +20,7 @@ from sagan_deploy.checkpoints.origins.common import (
     upsample_flags,
     widths_of,
 )
-from sagan_deploy.checkpoints.origins.origin import EVAL_STORED, RELU, RGB, Origin, Translation
+from sagan_deploy.checkpoints.origins.origin import EVAL_STORED, RELU, RGB, Origin, OriginConfig, Translation
 from sagan_deploy.checkpoints.parts import (
     Part,
     State,
@@ -32,7 +32,7 @@ from sagan_deploy.checkpoints.parts import (
     transposed,
     value,
 )
-from sagan_deploy.checkpoints.settings import Assumption, Settings, Value
+from sagan_deploy.checkpoints.settings import Assumption, Settings
 from sagan_deploy.checkpoints.source import Source
 from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.errors import InputError
@@ -56,17 +56,25 @@ def assume(source: Source) -> Mapping[str, Assumption]:
     }
 
 
-def read_config(config: Mapping[str, Any]) -> dict[str, Value]:
+def read_config(config: Mapping[str, Any]) -> OriginConfig:
     """Its config.json."""
     try:
         flags = [bool(layer[0]) for layer in config["layers"]]
         depth = flags.index(True) + 1
         if flags != [(i + 1) % depth == 0 for i in range(len(flags))]:
             raise InputError(f"the config's layers upsample at {flags}: expected every second one.")
-        return {"norm_eps": float(config["eps"]), "depth": depth, "resolution": int(config["output_dim"])}
+        return OriginConfig(
+            {"norm_eps": float(config["eps"]), "depth": depth},
+            {
+                "image_size": int(config["output_dim"]),
+                "z_dim": int(config["z_dim"]),
+                "num_classes": int(config["num_classes"]),
+            },
+        )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(
-            f"the config is not one of pytorch-pretrained-BigGAN: {error!r} (expected layers, eps, output_dim)."
+            f"the config is not one of pytorch-pretrained-BigGAN: {error!r} "
+            "(expected layers, eps, output_dim, z_dim, num_classes)."
         ) from error
 
 

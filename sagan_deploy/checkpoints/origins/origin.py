@@ -28,6 +28,14 @@ class Translation:
 
 
 @dataclass(frozen=True)
+class OriginConfig:
+    """What an origin's own config file says: settings, and fields of the network that the weights must confirm."""
+
+    settings: Mapping[str, Value]
+    confirms: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Origin:
     """A public implementation.
 
@@ -37,8 +45,7 @@ class Origin:
         recognises: whether the names of these tensors are this origin's.
         assume: what its files do not tell, with the values taken when nobody says.
         translate: reads the config out of names and shapes.
-        read_config: the origin's own config file, as settings and as facts to hold the weights against; None for an
-            origin without one.
+        read_config: what the origin's own config file says; None for an origin without one.
     """
 
     name: str
@@ -46,7 +53,7 @@ class Origin:
     recognises: Callable[[Source], bool]
     assume: Callable[[Source], Mapping[str, Assumption]]
     translate: Callable[[Source, Settings], Translation]
-    read_config: Callable[[Mapping[str, Any]], dict[str, Value]] | None = None
+    read_config: Callable[[Mapping[str, Any]], OriginConfig] | None = None
 
 
 EVAL_STORED = Assumption("stored", "eval() uses the stored u and v")

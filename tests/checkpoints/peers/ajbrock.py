@@ -22,6 +22,7 @@ is needed only where no width changes (deep at 32 pixels). cross_replica is draw
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def make(
     stem = condition if model == "deep" else chunk
     spread.layer(state, "linear", (16 * plan[0], stem), random, form)
     number = 0
-    for stage, (before, after) in enumerate(zip(plan, plan[1:], strict=False)):
+    for stage, (before, after) in enumerate(pairwise(plan)):
         attend = 8 * 2**stage in attention
         for last in [False] * (depth - 1) + [True] if model == "deep" else [True]:
             shape = (before, after if last else before)
@@ -89,9 +90,10 @@ def make(
     state["output_layer.0.gain"] = spread.normal(random, plan[-1], mean=0.7, scale=0.2)
     state["output_layer.0.bias"] = spread.normal(random, plan[-1], scale=0.2)
     spread.layer(state, "output_layer.2", (3, plan[-1], 3, 3), random, form, bias=0.1)
-    z, labels = spread.latents(random, 4, options["used_z_dim"], classes)
-    norm = spread.measured(state, random, partial(_keep, statistics, accumulated))
-    _image(state, z.double(), labels, norm, eps, a.ACTIVATIONS[activation], depth)
+    for norm in (spread.measured(state, random, partial(_keep, statistics, accumulated)), _stored(state)):
+        z, labels = spread.latents(random, 6, options["used_z_dim"], classes)
+        drawn = _image(state, z.double(), labels, norm, eps, a.ACTIVATIONS[activation], depth)
+    spread.calm(state, drawn, ("output_layer.0.gain", "output_layer.0.bias", "output_layer.2.bias"))
     return containers.parallel(state, data_parallel), options
 
 

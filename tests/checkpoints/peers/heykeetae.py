@@ -50,8 +50,10 @@ def make(
     state["last.0.bias"] = spread.normal(random, 3, scale=0.1)
     for number, width in ((1, 2 * conv_dim), (2, conv_dim)):
         _make_attention(state, f"attn{number}", width, random)
-    z, _ = spread.latents(random, 4, z_dim, 0)
-    _image(state, z.double(), spread.measured(state, random), attention_map)
+    for norm in (spread.measured(state, random), a.running(state)):
+        z, _ = spread.latents(random, 6, z_dim, 0)
+        drawn = _image(state, z.double(), norm, attention_map)
+    spread.calm(state, drawn, ("last.0.weight", "last.0.bias"))
     if not tracked:
         state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     return containers.parallel(state, data_parallel), options

@@ -15,6 +15,7 @@ Without `config` every second layer grows and eps is 1e-4. Truncation only selec
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from tests.checkpoints.peers import arithmetic as a
 from tests.checkpoints.peers import containers, spread
 
 PLANS = {  # widths of the stages, and the list entry that attention precedes
-    32: ((16, 8, 4, 2), 4),
+    32: ((8, 4, 2, 1), 4),
     64: ((16, 8, 4, 2, 1), 6),
     128: ((16, 16, 8, 4, 2, 1), 8),
     256: ((16, 16, 8, 8, 4, 2, 1), 8),
@@ -47,7 +48,7 @@ def make(
     widths, place = PLANS[resolution]
     place = place if attention_position is None else attention_position
     if layers is None:
-        layers = [row for i, o in zip(widths, widths[1:], strict=False) for row in ([False, i, i], [True, i, o])]
+        layers = [row for i, o in pairwise(widths) for row in ([False, i, i], [True, i, o])]
     config = {
         "attention_layer_position": place,
         "channel_width": ch,
@@ -63,8 +64,11 @@ def make(
     options["semantics"] = {"truncation": truncation, "config": config}
     random = spread.source(seed)
     state = _draw_weights(config, random)
-    z, labels = spread.latents(random, 4, z_dim, classes)
-    _image(state, z.double(), labels, spread.measured(state, random, partial(_keep, stats, random)), config)
+    for norm in (spread.measured(state, random, partial(_keep, stats, random)), _truncated(state, truncation)):
+        z, labels = spread.latents(random, 6, z_dim, classes)
+        drawn = _image(state, z.double(), labels, norm, config)
+    last = ("bn.weight", "bn.bias", "conv_to_rgb.bias")
+    spread.calm(state, drawn, tuple(f"generator.{name}" for name in last))
     return containers.with_metadata(state), options
 
 

@@ -10,6 +10,7 @@
 """
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def make(
     plan = [ngf // divisor for divisor in DIVISORS[resolution]]
     blocks = len(plan) - 1
     spread.layer(state, "l1", (ngf * bottom_width**2, z_dim), random, form)
-    for number, (before, after) in enumerate(zip(plan, plan[1:], strict=False), 2):
+    for number, (before, after) in enumerate(pairwise(plan), 2):
         name, outward = f"block{number}", 2.0 if number == ATTENDED[blocks] else 0.25
         spread.layer(state, f"{name}.c1", (after, before, 3, 3), random, form)
         spread.layer(state, f"{name}.c2", (after, after, 3, 3), random, form, outward)
@@ -53,8 +54,10 @@ def make(
     spread.pooled_attention(state, ATTENTION, plan[ATTENDED[blocks] - 1], random, form)
     spread.affine(state, f"b{blocks + 2}", plan[-1], random, gain=0.7)
     spread.layer(state, f"c{blocks + 2}", (3, plan[-1], 3, 3), random, form, bias=0.1)
-    z, labels = spread.latents(random, 4, z_dim, classes)
-    _image(state, z.double(), labels, spread.measured(state, random))
+    for norm in (spread.measured(state, random), a.running(state)):
+        z, labels = spread.latents(random, 6, z_dim, classes)
+        drawn = _image(state, z.double(), labels, norm)
+    spread.calm(state, drawn, (f"b{blocks + 2}.weight", f"b{blocks + 2}.bias", f"c{blocks + 2}.bias"))
     payload = {
         "model_state_dict": containers.with_metadata(containers.parallel(state, data_parallel)),
         "optimizer_state_dict": optimizer and containers.adam(state, optimizer == "filled"),

@@ -2,8 +2,8 @@
 
 `make(seed, ...)`; the payload is `{"meta": …, "state_dict": …}` with keys under `generator.`:
 
-* `ch` 4 (base_channels), `z_dim` 12, `classes` 5, `resolution` 32, 64, 128; `attention` (2,): after these blocks,
-  counted from 1, several or none;
+* `ch` (base_channels) 16 at 32 pixels, else 4; `z_dim` 12, `classes` 5, `resolution` 32, 64, 128;
+* `attention` (2,): after these blocks, counted from 1, several or none;
 * `spectral` True: torch's hook on convs and linear; `embedding_spectral` True: on the class embeddings as well;
 * `gain_offset` 1: the "BigGAN" and "studio" initialisations add one to the looked-up gain, "sagan" and "sngan" (0) do
   not; the tables are drawn around zero or one accordingly;
@@ -16,6 +16,7 @@ None takes the average where there is one. The array is RGB: what a "BGR" networ
 """
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def make(
     plan = [ch * factor for factor in PLANS[resolution]]
     spread.layer(state, "noise2feat", (16 * plan[0], z_dim), random, form)
     entry = 0
-    for number, (before, after) in enumerate(zip(plan, plan[1:], strict=False), 1):
+    for number, (before, after) in enumerate(pairwise(plan), 1):
         name, attend = f"conv_blocks.{entry}", number in attention
         for conv, shape in {"conv_1": (before, 3, 3), "conv_2": (after, 3, 3), "shortcut": (before, 1, 1)}.items():
             bias = 2.0 if attend and conv != "conv_1" else 0.25
@@ -72,8 +73,10 @@ def make(
             entry += 1
     spread.layer(state, "to_rgb.conv", (3, plan[-1], 3, 3), random, form, bias=0.1)
     spread.affine(state, "to_rgb.bn", plan[-1], random, gain=0.7)
-    z, labels = spread.latents(random, 4, z_dim, classes)
-    _image(state, z.double(), labels, spread.measured(state, random), gain_offset, norm_eps)
+    for norm in (spread.measured(state, random), a.running(state)):
+        z, labels = spread.latents(random, 6, z_dim, classes)
+        drawn = _image(state, z.double(), labels, norm, gain_offset, norm_eps)
+    spread.calm(state, drawn, ("to_rgb.bn.weight", "to_rgb.bn.bias", "to_rgb.conv.bias"))
     merged = {f"generator.{key}": value for key, value in state.items()}
     if ema:
         merged.update({f"generator_ema.{key}": value for key, value in _averaged(state, random).items()})

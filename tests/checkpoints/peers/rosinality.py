@@ -12,6 +12,7 @@ holds the normalised weight of one optimiser step before and is not read.
 """
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def make(
     form = partial(spread.orig_weight_u, fresh=fresh)
     plan = [ch * factor for factor in PLANS[model]]
     spread.layer(state, "lin_code", (16 * plan[0], z_dim), random, form)
-    for number, (before, after) in enumerate(zip(plan, plan[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(plan)):
         if model == "dcgan":
             name = f"conv.{number}"
             spread.layer(state, f"{name}.conv", (after, before, 3, 3), random, form, bias=None)
@@ -56,8 +57,11 @@ def make(
     if model == "resnet":
         spread.affine(state, "bn", plan[-1], random, gain=0.7)
     spread.layer(state, "colorize", (3, plan[-1], 3, 3), random, form, bias=0.1)
-    z, labels = spread.latents(random, 4, z_dim, classes)
-    _image(state, z.double(), labels, spread.measured(state, random))
+    for norm in (spread.measured(state, random), a.running(state)):
+        z, labels = spread.latents(random, 6, z_dim, classes)
+        drawn = _image(state, z.double(), labels, norm)
+    last = ("bn.weight", "bn.bias") if model == "resnet" else ("conv.4.norm.embed.weight",)
+    spread.calm(state, drawn, (*last, "colorize.bias"))
     return containers.parallel(containers.OrderedDict(state), data_parallel), options
 
 

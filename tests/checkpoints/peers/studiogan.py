@@ -17,6 +17,7 @@ leaky_relu (0.1), elu, gelu.
 """
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -62,13 +63,15 @@ def make(
     plan = [ch * factor for factor in PLANS[resolution]]
     chunk, condition = z_dim, classes
     if backbone == "big_resnet":
-        chunk = z_dim // len(plan)
+        chunk, left_over = divmod(z_dim, len(plan))
+        if left_over:
+            raise ValueError(f"z_dim must be a multiple of {len(plan)}")
         condition = shared_dim + chunk
         state["shared.weight"] = spread.normal(random, classes, shared_dim)
     kind = "affine" if not conditional else layout
     spread.layer(state, "linear0", (16 * plan[0], chunk), random, form)
     entry = 0
-    for number, (before, after) in enumerate(zip(plan, plan[1:], strict=False), 1):
+    for number, (before, after) in enumerate(pairwise(plan), 1):
         name, attend = f"blocks.{entry}.0", number in attention
         for conv, shape in {"conv2d0": (before, 1, 1), "conv2d1": (before, 3, 3), "conv2d2": (after, 3, 3)}.items():
             bias = 2.0 if attend and conv != "conv2d1" else 0.25
@@ -82,9 +85,10 @@ def make(
             entry += 1
     spread.affine(state, "bn4", plan[-1], random, gain=0.7)
     spread.layer(state, "conv2d5", (3, plan[-1], 3, 3), random, form, bias=0.1)
-    z, labels = spread.latents(random, 4, z_dim, classes)
-    read, act = READERS[spectral_norm], a.ACTIVATIONS[activation]
-    _image(state, z.double(), labels, spread.measured(state, random), read, act)
+    for norm in (spread.measured(state, random), a.running(state)):
+        z, labels = spread.latents(random, 6, z_dim, classes)
+        drawn = _image(state, z.double(), labels, norm, READERS[spectral_norm], a.ACTIVATIONS[activation])
+    spread.calm(state, drawn, ("bn4.weight", "bn4.bias", "conv2d5.bias"))
     state = containers.with_metadata(containers.parallel(state, data_parallel))
     if ema:
         return {"state_dict": state}, options

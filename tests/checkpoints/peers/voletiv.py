@@ -11,6 +11,7 @@
 """
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def make(
     form = {"T": spread.orig_u_v, "T0": spread.orig_weight_u}[spectral_form]
     plan = [ch * factor for factor in PLAN]
     spread.layer(state, "snlinear0", (16 * plan[0], z_dim), random, form)
-    for number, (before, after) in enumerate(zip(plan, plan[1:], strict=False), 1):
+    for number, (before, after) in enumerate(pairwise(plan), 1):
         name, outward = f"block{number}", 2.0 if number == 3 else 0.25
         for norm, width in (("cond_bn1", before), ("cond_bn2", after)):
             state[f"{name}.{norm}.embed.weight"] = spread.two_wide_table(random, classes, width)
@@ -44,8 +45,10 @@ def make(
     spread.pooled_attention(state, ATTENTION, plan[3], random, form, bias=0.25)
     spread.affine(state, "bn", plan[-1], random, gain=0.7)
     spread.layer(state, "snconv2d1", (3, plan[-1], 3, 3), random, form, bias=0.1)
-    z, labels = spread.latents(random, 4, z_dim, classes)
-    _image(state, z.double(), labels, spread.measured(state, random))
+    for norm in (spread.measured(state, random), a.running(state)):
+        z, labels = spread.latents(random, 6, z_dim, classes)
+        drawn = _image(state, z.double(), labels, norm)
+    spread.calm(state, drawn, ("bn.weight", "bn.bias", "snconv2d1.bias"))
     judge = _judge(ch, classes, random, form)
     filled = optimizers == "filled"
     dressed = containers.with_metadata if spectral_form == "T" else containers.OrderedDict
@@ -89,7 +92,7 @@ def _judge(ch: int, classes: int, random: torch.Generator, form: spread.Form) ->
     """The discriminator's state: its names are the generator's in part, at other shapes."""
     state: a.State = {}
     widths = [3] + [ch * factor for factor in (1, 2, 4, 8, 16, 16)]
-    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(widths)):
         name = f"block{number}" if number else "opt_block1"
         spread.layer(state, f"{name}.snconv2d1", (after, before, 3, 3), random, form)
         spread.layer(state, f"{name}.snconv2d2", (after, after, 3, 3), random, form)
