@@ -26,8 +26,9 @@ from sagan_deploy.parity.metrics import (
 from sagan_deploy.parity.policy import RULES, Limit
 from sagan_deploy.parity.report import Gate
 
-# tanh is bounded by 1; float32 may round up to it, and nothing beyond.
-_LARGEST = 1.0 + 2.0**-23
+# tanh is bounded by 1, but ONNX Runtime's is a quotient of polynomials that reaches two float32 steps above
+# (measured over ±30: 1.0000002384).
+_LARGEST = 1.0 + 2.0**-22
 _NO_LIMIT = Limit(float("inf"), "")
 
 
@@ -59,7 +60,7 @@ def hard_gates(candidate: Candidate, drawn: Sequence[Drawn], checkpoint: Checkpo
     if all(gate.passed for gate in gates[2:]):
         gates.append(_worst(drawn, "hard.finite", Limit(0, "no NaN and no infinity"), lambda d: not_finite(d.images)))
         if candidate.output == "float":
-            peaks = Limit(_LARGEST, "inside [-1, 1], one float32 step allowed")
+            peaks = Limit(_LARGEST, "inside [-1, 1], two float32 steps allowed")
             gates.append(_worst(drawn, "hard.range", peaks, lambda d: np.abs(d.images).max(axis=(1, 2, 3))))
     return tuple(gates)
 

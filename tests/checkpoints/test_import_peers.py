@@ -87,7 +87,9 @@ def images_of(imported, z, labels):
     generator = imported.checkpoint.generator()
     assert next(generator.parameters()).dtype == torch.float64
     with torch.inference_mode():
-        return generator(torch.from_numpy(z), torch.from_numpy(labels) if generator.config.conditional else None).numpy()
+        return generator(
+            torch.from_numpy(z), torch.from_numpy(labels) if generator.config.conditional else None
+        ).numpy()
 
 
 def error_of(imported, expected, z, labels):

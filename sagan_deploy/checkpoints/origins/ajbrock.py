@@ -53,6 +53,8 @@ def assume(source: Source) -> Mapping[str, Assumption]:
 
 def read_config(config: Mapping[str, Any]) -> OriginConfig:
     """The run's options, as its ``state_dict.pth`` holds them."""
+    if not {"BN_eps", "resolution", "G_activation"} & set(config):
+        raise InputError("the config holds none of BigGAN-PyTorch's options (BN_eps, resolution, G_activation).")
     style = config.get("norm_style", "bn")
     if style not in ("bn", "in"):
         raise InputError(f"the run used norm_style={style!r}, which has no stored statistics; bn and in are supported.")
