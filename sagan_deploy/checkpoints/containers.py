@@ -47,15 +47,16 @@ def candidates(opened: OpenedFile) -> Iterator[Candidate]:
 
 
 def _unwrapped(candidate: Candidate) -> Iterator[Candidate]:
+    """The candidate, and what is left below each prefix that all of it or a network of it has."""
+    if not candidate.tensors:
+        return
     yield candidate
     for wrapper in _WRAPPERS:
-        # Only one, and only in front: the word is also inside the names of one origin.
+        # Only in front of every name: the word is also inside the names of one origin.
         if all(key.startswith(wrapper) or key == "n_averaged" for key in candidate.tensors):
             yield from _unwrapped(_below(candidate, wrapper))
     for network in _NETWORKS:
-        below = _below(candidate, network)
-        if not candidate.prefix.endswith(network) and below.tensors:
-            yield from _unwrapped(below) if any(k.startswith("module.") for k in below.tensors) else (below,)
+        yield from _unwrapped(_below(candidate, network))
 
 
 def _below(candidate: Candidate, prefix: str) -> Candidate:
@@ -91,8 +92,5 @@ def foreign(content: Any, name: str) -> str | None:
 def _is_discriminator(keys: list[str], name: str) -> bool:
     if re.search(r"(?i)(^|[_=/-])(net)?d([-_.]|isc)", name):
         return True
-    signs = (
-        r"(module\.)?(opt_block1|linear1|embedding|embed|pre_conv|l_y|discriminator|snlinear1|l\d\.0\.module)\b",
-        r"(module\.)?(blocks?\.?\d+|conv\.\d+)\.",
-    )
-    return any(re.match(signs[0], key) for key in keys)
+    sign = r"(module\.)?(opt_block1|linear1|embedding|embed|pre_conv|l_y|discriminator|snlinear1|l\d\.0\.module)\b"
+    return any(re.match(sign, key) for key in keys)

@@ -76,7 +76,7 @@ CASES = {
     "huggingface-128": (huggingface, {"resolution": 128, "ch": 8}, {}),
     **{
         f"huggingface-truncation-{t}": (huggingface, {"truncation": t, "resolution": 32}, {"truncation": t})
-        for t in (0.02, 0.14, 0.28, 0.3, 0.37, 0.56, 0.58, 0.94)
+        for t in (0.02, 0.14, 0.28, 0.3, 0.365, 0.56, 0.58, 0.94)
     },
     "huggingface-few-statistics": (huggingface, {"stats": 11, "truncation": 0.35}, {"truncation": "0.35"}),
     "huggingface-attention-early": (huggingface, {"attention_position": 4, "ch": 8}, {}),

@@ -129,6 +129,8 @@ def with_(**changes):
             with_(block2__snconv2d1__bias=None, bn__weight=None, more__weight=torch.zeros(2)),
             ["Missing: block2.snconv2d1.bias, bn.weight", "Left over: more.weight"],
         ),
+        (with_(more__weight=torch.zeros(2)), ["Missing: nothing", "Left over: more.weight"]),
+        (with_(bn__weight=None), ["Missing: bn.weight", "Left over: nothing"]),
         (with_(block3__snconv2d2__bias=torch.zeros(9)), ["block3.snconv2d2.bias (9,)", "contradict"]),
         (with_(block3__snconv2d1__weight_orig=torch.zeros(9, 3, 3, 3)), ["block3.snconv2d1", "9 rows"]),
         (with_(snlinear0__weight_orig=torch.zeros(7, 12)), ["snlinear0", "contradict"]),
