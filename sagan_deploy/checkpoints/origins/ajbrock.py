@@ -11,18 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from sagan_deploy.checkpoints.origins.common import (
+from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
     attention_config,
     attention_parts,
     block_parts,
-    bottom_width,
-    chosen,
-    upsample_flags,
-    widths_of,
 )
-from sagan_deploy.checkpoints.origins.origin import RELU, RGB, Origin, OriginConfig, Translation
+from sagan_deploy.checkpoints.origins.origin import RELU, RGB, Origin, OriginConfig, Translation, chosen
+from sagan_deploy.checkpoints.origins.shapes import bottom_width, upsample_flags, widths_of
 from sagan_deploy.checkpoints.parts import Part, State, in_order, layer, plus, statistics, table, value
 from sagan_deploy.checkpoints.settings import Assumption, Settings, Value
 from sagan_deploy.checkpoints.source import Source

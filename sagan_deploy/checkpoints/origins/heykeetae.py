@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sagan_deploy.checkpoints.origins.common import AttentionNames, attention_config, attention_parts, chosen
-from sagan_deploy.checkpoints.origins.origin import EPS_1E_5, RELU, RGB, Origin, Translation
+from sagan_deploy.checkpoints.origins.blocks import AttentionNames, attention_config, attention_parts
+from sagan_deploy.checkpoints.origins.origin import EPS_1E_5, RELU, RGB, Origin, Translation, chosen
 from sagan_deploy.checkpoints.parts import Part, batch_norm, in_order, layer
 from sagan_deploy.checkpoints.settings import Assumption, Settings
 from sagan_deploy.checkpoints.source import Source

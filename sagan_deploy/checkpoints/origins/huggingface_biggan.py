@@ -8,19 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from sagan_deploy.checkpoints.origins.common import (
+from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
-    after_blocks,
     attention_config,
     attention_parts,
     block_parts,
-    bottom_width,
-    chosen,
-    upsample_flags,
-    widths_of,
 )
-from sagan_deploy.checkpoints.origins.origin import EVAL_STORED, RELU, RGB, Origin, OriginConfig, Translation
+from sagan_deploy.checkpoints.origins.origin import EVAL_STORED, RELU, RGB, Origin, OriginConfig, Translation, chosen
+from sagan_deploy.checkpoints.origins.shapes import after_blocks, bottom_width, upsample_flags, widths_of
 from sagan_deploy.checkpoints.parts import (
     Part,
     State,

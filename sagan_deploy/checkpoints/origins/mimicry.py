@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sagan_deploy.checkpoints.origins.common import (
+from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
     attention_config,
     attention_parts,
     block_parts,
-    bottom_width,
-    chosen,
     one_table_norm,
-    widths_of,
 )
-from sagan_deploy.checkpoints.origins.origin import EPS_1E_5, EVAL_STORED, RELU, RGB, Origin, Translation
+from sagan_deploy.checkpoints.origins.origin import EPS_1E_5, EVAL_STORED, RELU, RGB, Origin, Translation, chosen
+from sagan_deploy.checkpoints.origins.shapes import bottom_width, widths_of
 from sagan_deploy.checkpoints.parts import Part, batch_norm, in_order, layer
 from sagan_deploy.checkpoints.settings import Assumption, Settings
 from sagan_deploy.checkpoints.source import Source

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sagan_deploy.checkpoints.origins.common import (
+from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
-    after_blocks,
     attention_config,
     attention_parts,
     block_parts,
-    bottom_width,
-    chosen,
-    widths_of,
 )
-from sagan_deploy.checkpoints.origins.origin import EVAL_STORED, RELU, Origin, Translation
+from sagan_deploy.checkpoints.origins.origin import EVAL_STORED, RELU, Origin, Translation, chosen
+from sagan_deploy.checkpoints.origins.shapes import after_blocks, bottom_width, widths_of
 from sagan_deploy.checkpoints.parts import Part, batch_norm, in_order, layer, plus, statistics, table
 from sagan_deploy.checkpoints.settings import Assumption, Settings
 from sagan_deploy.checkpoints.source import Source

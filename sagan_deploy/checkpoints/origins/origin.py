@@ -63,3 +63,15 @@ RELU = {
 }
 RGB = {"channel_order": Assumption("rgb", "the original trains on RGB")}
 EPS_1E_5 = Assumption(1e-5, "torch's default, which the original keeps")
+
+
+def chosen(settings: Settings) -> dict[str, Any]:
+    """The fields of a config that come from settings alone."""
+    return {
+        "activation": settings["activation"],
+        "final_activation": settings["activation"],
+        "activation_slope": settings["activation_slope"] if settings["activation"] == "leaky_relu" else 0.2,
+        "norm_eps": settings["norm_eps"],
+        "final_norm_eps": settings["final_norm_eps"] if "final_norm_eps" in settings else settings["norm_eps"],
+        "spectral_norm": False,  # it is folded into the weights
+    }

@@ -10,18 +10,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sagan_deploy.checkpoints.origins.common import (
+from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
-    after_blocks,
     attention_config,
     attention_parts,
     block_parts,
-    bottom_width,
-    chosen,
     one_table_norm,
 )
-from sagan_deploy.checkpoints.origins.origin import EPS_1E_5, RELU, RGB, Origin, Translation
+from sagan_deploy.checkpoints.origins.origin import EPS_1E_5, RELU, RGB, Origin, Translation, chosen
+from sagan_deploy.checkpoints.origins.shapes import after_blocks, bottom_width
 from sagan_deploy.checkpoints.parts import Part, batch_norm, in_order, layer
 from sagan_deploy.checkpoints.settings import Assumption, Settings
 from sagan_deploy.checkpoints.source import Source

@@ -9,19 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sagan_deploy.checkpoints.origins.common import (
+from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
-    after_blocks,
     attention_config,
     attention_parts,
     block_parts,
-    bottom_width,
-    chosen,
-    upsample_flags,
-    widths_of,
 )
-from sagan_deploy.checkpoints.origins.origin import RELU, RGB, Origin, Translation
+from sagan_deploy.checkpoints.origins.origin import RELU, RGB, Origin, Translation, chosen
+from sagan_deploy.checkpoints.origins.shapes import after_blocks, bottom_width, upsample_flags, widths_of
 from sagan_deploy.checkpoints.parts import (
     Part,
     batch_norm,
