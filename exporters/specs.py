@@ -82,6 +82,8 @@ class EngineSpec:
         workspace_bytes: the most scratch memory that kernels may plan with; None leaves it to TensorRT.
         precision: what convolutions and matrix products must read; None asserts nothing.
         fused_attention: how many fused attention kernels there must be; None asserts nothing.
+        timing_cache: kernel timings of an earlier build with the classic TensorRT on the same kind of GPU; empty bytes
+            begin a new cache, None keeps none.
     """
 
     targets: tuple[str, ...] = ("local",)
@@ -89,6 +91,7 @@ class EngineSpec:
     workspace_bytes: int | None = None
     precision: Precision | None = None
     fused_attention: int | None = None
+    timing_cache: bytes | None = None
 
     def __post_init__(self) -> None:
         if not self.targets:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from sagan_deploy.bundle.bundle import sidecar_path
-from sagan_deploy.bundle.manifest import Artifact, Manifest, PlanInfo, Range, TensorInfo, Verdict
-from sagan_deploy.config import GeneratorConfig, from_dict
+from sagan_deploy.bundle.manifest import Artifact, Manifest, PlanInfo, Range, Verdict
+from sagan_deploy.bundle.onnx_description import OnnxDescription, describe_onnx
 from sagan_deploy.errors import ConfigError, InputError
 from sagan_deploy.files import read_bytes, remove, sha256_bytes, write_bytes, write_text
 from sagan_deploy.filetypes import detect
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
     from exporters.specs import EngineSpec, Profile
     from exporters.targets import Target
     from exporters.tensorrt.backend import Backend
-    from exporters.tensorrt.builder import BuildResult
+    from exporters.tensorrt.builder import BuildResult, CheckedModel
 
-_PREFIX = "sagan_deploy."
+    BatchRange = tuple[int, int, int]  # smallest, best and largest batch
+
 _ASSERTED = ("fp32", "fp16", "bf16")
-_HALF = ("fp16", "bf16")  # TensorRT has no fused attention kernel for float32
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,9 @@ def build_plan(
     min_batch: int = 1,
     opt_batch: int | None = None,
     max_batch: int = 64,
+    profiles: Sequence[BatchRange | Profile] = (),
     workspace_bytes: int | None = None,
+    timing_cache: bytes | None = None,
     progress: Progress = silent,
 ) -> BuiltPlan:
     """Build a TensorRT plan.
@@ -70,7 +71,10 @@ def build_plan(
         opt_batch: the batch that it is tuned for; None is 8, or less where `max_batch` is.
         max_batch: the largest batch; the memory that the plan needs grows with it. A plan with fused attention takes
             at least 2, because TensorRT fuses nothing when the batch can only be 1.
+        profiles: instead of the three batches, several ranges that the plan is tuned for: each (min, opt, max) batch,
+            or shapes by input name. Every profile has its own kernels and its own memory.
         workspace_bytes: the most scratch memory that a plan may use; None leaves it to TensorRT.
+        timing_cache: kernel timings of an earlier build, for the classic TensorRT; empty bytes begin a cache.
         progress: told how far the build is.
 
     Raises:
@@ -78,25 +82,33 @@ def build_plan(
         ConfigError: batches that contradict each other, or inputs that no batch size describes.
         ExportersError: as `exporters.tensorrt.builder.build_engine`.
     """
-    from exporters.targets import resolve_targets
-    from exporters.tensorrt.backend import load_backend
     from exporters.tensorrt.builder import build_engine
 
-    batches = _batches(min_batch, opt_batch, max_batch)
-    path = Path(onnx_path)
-    if (kind := detect(path)) != "onnx":
-        raise InputError(f"{path} is a {kind}; a plan is built from an ONNX model: sagan-deploy export")
-    payload = read_bytes(path)
-    header = read_onnx_header(payload, str(path))
-    description = _describe(header, path)
-    wanted = resolve_targets(targets)
-    backend = load_backend(_flavour(flavour, wanted))
-    spec = _spec(header, description, wanted, batches, workspace_bytes, path)
-    result = build_engine(backend, payload, spec, progress)
+    ranges = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
+    job = _prepare(Path(onnx_path), targets, flavour, ranges, workspace_bytes)
+    spec = dataclasses.replace(job.spec, timing_cache=timing_cache)
+    result = build_engine(job.backend, job.payload, spec, progress)
     manifest = None
-    if description is not None:
-        manifest = _manifest(description, payload, backend, spec, result)
-    return BuiltPlan(result.plan, manifest, result, backend.product)
+    if job.description is not None:
+        manifest = _manifest(job.description, job.payload, job.backend, spec, result)
+    return BuiltPlan(result.plan, manifest, result, job.backend.product)
+
+
+def check_plan(
+    onnx_path: Path | str,
+    *,
+    targets: Sequence[str] = ("all-rtx",),
+    flavour: str = "auto",
+    profiles: Sequence[BatchRange | Profile] = ((1, 8, 64),),
+) -> tuple[CheckedModel, str]:
+    """A dry run: all that `build_plan` checks before it builds, and the TensorRT that checked it. Nothing is built.
+
+    Arguments and errors are those of `build_plan`.
+    """
+    from exporters.tensorrt.builder import check_engine
+
+    job = _prepare(Path(onnx_path), targets, flavour, profiles, None)
+    return check_engine(job.backend, job.payload, job.spec), job.backend.product
 
 
 def write_plan(out: Path | str, built: BuiltPlan) -> Path:
@@ -124,28 +136,42 @@ def write_plan(out: Path | str, built: BuiltPlan) -> Path:
 
 
 @dataclass(frozen=True)
-class _Description:
-    """What an ONNX model of ours says of itself."""
+class _Job:
+    """A file, what it says of itself, and how it is to be built."""
 
-    config: GeneratorConfig
-    class_names: tuple[str, ...]
-    precision: str
-    form: str
-    attention: str
-    attention_blocks: int
-    output: str
-    checkpoint_sha256: str | None
-    provenance: tuple[dict[str, Any], ...]
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-
-    @property
-    def fused_attention(self) -> int | None:
-        """How many fused attention kernels the model was written for; None when it promises none."""
-        return self.attention_blocks if self.attention == "fused" and self.precision in _HALF else None
+    payload: bytes
+    description: OnnxDescription | None
+    backend: Backend
+    spec: EngineSpec
 
 
-def _batches(low: int, best: int | None, high: int) -> tuple[int, int, int]:
+def _prepare(
+    path: Path,
+    targets: Sequence[str],
+    flavour: str,
+    profiles: Sequence[BatchRange | Profile],
+    workspace_bytes: int | None,
+) -> _Job:
+    from exporters.targets import resolve_targets
+    from exporters.tensorrt.backend import load_backend
+
+    if (kind := detect(path)) != "onnx":
+        raise InputError(f"{path} is a {kind}; a plan is built from an ONNX model: sagan-deploy export")
+    payload = read_bytes(path)
+    header = read_onnx_header(payload, str(path))
+    description = describe_onnx(header, path)
+    wanted = resolve_targets(targets)
+    backend = load_backend(_flavour(flavour, wanted))
+    spec = _spec(header, description, wanted, profiles, workspace_bytes, path)
+    return _Job(payload, description, backend, spec)
+
+
+def smallest_best_largest(low: int, best: int | None, high: int) -> tuple[int, int, int]:
+    """The batches of a profile; None for the best is 8, or what is nearest to it between the others.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
     best = best if best is not None else max(low, min(8, high))
     if not 1 <= low <= best <= high:
         raise ConfigError(f"batches must satisfy 1 <= min <= opt <= max, not {low}, {best}, {high}")
@@ -165,9 +191,9 @@ def _flavour(wanted: str, targets: Sequence[Target]) -> Literal["tensorrt", "rtx
 
 def _spec(
     header: OnnxHeader,
-    description: _Description | None,
+    description: OnnxDescription | None,
     targets: Sequence[Target],
-    batches: tuple[int, int, int],
+    profiles: Sequence[BatchRange | Profile],
     workspace_bytes: int | None,
     path: Path,
 ) -> EngineSpec:
@@ -176,21 +202,23 @@ def _spec(
     free = [tensor for tensor in header.inputs if any(isinstance(size, str) for size in tensor.shape)]
     precision = description.precision if description is not None and description.precision in _ASSERTED else None
     fused = description.fused_attention if description is not None else None
-    if fused and batches[2] == 1:
-        # TensorRT 1.7 for RTX drops an axis that is 1 for good, and then no longer knows the pattern of attention.
-        batches = (1, 1, 2)
+    # TensorRT 1.7 for RTX drops an axis that is 1 for good, and then no longer knows the pattern of attention.
+    ranges = [(1, 1, 2) if fused and profile == (1, 1, 1) else profile for profile in profiles]
     return EngineSpec(
         targets=tuple(target.name for target in targets),
-        profiles=(_profile(free, batches, path),) if free else (),
+        profiles=tuple(_profile(free, wanted, path) for wanted in ranges) if free else (),
         workspace_bytes=workspace_bytes,
         precision=cast('Literal["fp16", "bf16", "fp32"] | None', precision),
         fused_attention=fused,
     )
 
 
-def _profile(free: Sequence[OnnxTensor], batches: tuple[int, int, int], path: Path) -> Profile:
+def _profile(free: Sequence[OnnxTensor], wanted: BatchRange | Profile, path: Path) -> Profile:
     from exporters.specs import ShapeRange
 
+    if not isinstance(wanted, tuple):
+        return wanted
+    batches = smallest_best_largest(*wanted)
     profile = {}
     for tensor in free:
         batch, *rest = tensor.shape
@@ -204,39 +232,8 @@ def _profile(free: Sequence[OnnxTensor], batches: tuple[int, int, int], path: Pa
     return profile
 
 
-def _describe(header: OnnxHeader, path: Path) -> _Description | None:
-    """The model's own metadata; None for a model of another origin."""
-    metadata = {key.removeprefix(_PREFIX): value for key, value in header.metadata.items() if key.startswith(_PREFIX)}
-    if "config" not in metadata:
-        return None
-    try:
-        meaning = json.loads(metadata.get("meaning", "{}"))
-        return _Description(
-            config=from_dict(GeneratorConfig, json.loads(metadata["config"])),
-            class_names=tuple(json.loads(metadata["class_names"])),
-            precision=metadata["precision"],
-            form=metadata["form"],
-            attention=metadata["attention"],
-            attention_blocks=int(metadata["attention_blocks"]),
-            output=metadata["output"],
-            checkpoint_sha256=metadata["checkpoint_sha256"] or None,
-            provenance=tuple(json.loads(metadata["provenance"])),
-            inputs=tuple(_tensor_info(tensor, meaning) for tensor in header.inputs),
-            outputs=tuple(_tensor_info(tensor, meaning) for tensor in header.outputs),
-        )
-    except KeyError as error:
-        raise InputError(f"{path} lacks the metadata {_PREFIX}{error.args[0]}. Export it again.") from error
-    except (ConfigError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} has damaged metadata: {error}. Export it again.") from error
-
-
-def _tensor_info(tensor: OnnxTensor, meaning: Mapping[str, str]) -> TensorInfo:
-    dtype = cast('Literal["float32", "float16", "int64", "uint8"]', tensor.dtype)
-    return TensorInfo(tensor.name, dtype, tensor.shape, meaning.get(tensor.name, ""))
-
-
 def _manifest(
-    description: _Description, onnx: bytes, backend: Backend, spec: EngineSpec, result: BuildResult
+    description: OnnxDescription, onnx: bytes, backend: Backend, spec: EngineSpec, result: BuildResult
 ) -> Manifest:
     plan = _plan_info(onnx, backend, spec, result)
     artifact = Artifact(
@@ -279,6 +276,7 @@ def _plan_info(onnx: bytes, backend: Backend, spec: EngineSpec, result: BuildRes
         compute_capabilities=tuple(target.compute_capability for target in result.targets),
         profiles=tuple(_ranges(profile) for profile in spec.profiles),
         activation_bytes=result.activation_bytes,
+        profile_activation_bytes=result.profile_activation_bytes,
         weight_bytes=result.weight_bytes,
         fused_attention=result.layers.fused_attention,
         layer_count=len(result.layers.layers),

@@ -9,7 +9,7 @@ import pytest
 from exporters.errors import FusionMismatch, PrecisionMismatch, UnknownTarget
 from exporters.tensorrt import backend as backends
 from sagan_deploy import build as module
-from sagan_deploy.build import build_plan, write_plan
+from sagan_deploy.build import build_plan, check_plan, write_plan
 from sagan_deploy.bundle.bundle import find_manifest, sidecar_path
 from sagan_deploy.errors import ConfigError, InputError
 from sagan_deploy.files import sha256, sha256_bytes
@@ -93,9 +93,9 @@ def test_the_runtime_takes_what_was_written(built, tmp_path):
 
 
 def test_default_batches():
-    assert module._batches(1, None, 64) == (1, 8, 64)
-    assert module._batches(1, None, 4) == (1, 4, 4)
-    assert module._batches(16, None, 64) == (16, 16, 64)
+    assert module.smallest_best_largest(1, None, 64) == (1, 8, 64)
+    assert module.smallest_best_largest(1, None, 4) == (1, 4, 4)
+    assert module.smallest_best_largest(16, None, 64) == (16, 16, 64)
 
 
 @pytest.mark.parametrize("batches", [(0, 1, 1), (2, 1, 4), (1, 8, 4)])
@@ -103,6 +103,26 @@ def test_contradicting_batches(onnx_file, batches):
     low, best, high = batches
     with pytest.raises(ConfigError, match=f"1 <= min <= opt <= max, not {low}, {best}, {high}"):
         build_plan(onnx_file, min_batch=low, opt_batch=best, max_batch=high)
+
+
+def test_several_profiles_have_their_own_batches_and_memory(onnx_file):
+    plan = (
+        build_plan(onnx_file, targets=("sm_89",), profiles=((1, 1, 1), (1, 8, 16), (16, 32, 64)))
+        .manifest.artifacts[0]
+        .plan
+    )
+    assert [profile["z"]["max"][0] for profile in plan.profiles] == [2, 16, 64]
+    assert plan.fused_attention == 1
+    small, middle, large = plan.profile_activation_bytes
+    assert small < middle < large == plan.activation_bytes
+
+
+def test_a_dry_run_reads_the_file_and_builds_nothing(onnx_file):
+    checked, product = check_plan(onnx_file, targets=("rtx-4090",))
+    assert "TensorRT for RTX" in product
+    assert [name for name, _, _ in checked.inputs] == ["z", "labels"]
+    with pytest.raises(ConfigError, match="1 <= min <= opt <= max"):
+        check_plan(onnx_file, profiles=((2, 1, 4),))
 
 
 def test_a_batch_of_one_keeps_the_fused_attention(onnx_file):

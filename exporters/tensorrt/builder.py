@@ -12,6 +12,7 @@ from exporters.errors import BadProfile, NoGpu, UnsupportedTarget
 from exporters.gpu import local_gpus
 from exporters.specs import EngineSpec, Profile
 from exporters.targets import Target, check_served, resolve_targets, sm_name
+from exporters.tensorrt import timing
 from exporters.tensorrt.backend import Backend, Record
 from exporters.tensorrt.failures import classify, rejected
 from exporters.tensorrt.layers import LayerReport
@@ -27,16 +28,36 @@ _WEIGHTS = re.compile(r"^Total Weights Memory: (\d+) bytes", re.MULTILINE)
 class BuildResult:
     """A plan and what its builder said of it.
 
-    `activation_bytes` is the device memory that the largest profile plans with, `weight_bytes` that of the weights.
+    `profile_activation_bytes` is the device memory that each profile plans with, `weight_bytes` that of the weights.
+    `timing_cache` is what a classic builder measured, for the next build; None when none was asked for.
     """
 
     plan: bytes
     layers: LayerReport
     header: PlanHeader
     targets: tuple[Target, ...]
-    activation_bytes: int
+    profile_activation_bytes: tuple[int, ...]
     weight_bytes: int
     seconds: float
+    timing_cache: bytes | None = None
+
+    @property
+    def activation_bytes(self) -> int:
+        """The device memory that the largest profile plans with."""
+        return max(self.profile_activation_bytes, default=0)
+
+
+@dataclass(frozen=True)
+class CheckedModel:
+    """What a dry run found: the parser takes the model and the builder its profiles and targets. Nothing was built.
+
+    `inputs` and `outputs` are (name, type, shape) with −1 for free sizes; `layers` counts the parsed network's.
+    """
+
+    targets: tuple[Target, ...]
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    layers: int
 
 
 def build_engine(backend: Backend, onnx: bytes, spec: EngineSpec, progress: Progress = no_progress) -> BuildResult:
@@ -57,7 +78,13 @@ def build_engine(backend: Backend, onnx: bytes, spec: EngineSpec, progress: Prog
     started = time.perf_counter()
     control = BuildControl(progress)
     with backend.logger.capture() as records, control.interruptible():
-        plan = _build(backend, onnx, spec, targets, control, records)
+        job = _prepare(backend, onnx, spec, targets, records)
+        builder, network, config = job.builder, job.network, job.config
+        cache = timing.attach(backend, config, spec.timing_cache)
+        monitor = control.monitor(backend.trt)
+        config.progress_monitor = monitor
+        memory = builder.build_serialized_network(network, config)
+        plan = None if memory is None else bytes(memoryview(memory))
     control.finish(built=plan is not None)
     if plan is None:
         raise classify(records)
@@ -72,10 +99,26 @@ def build_engine(backend: Backend, onnx: bytes, spec: EngineSpec, progress: Prog
         layers=report,
         header=PlanHeader.parse(plan),
         targets=targets,
-        activation_bytes=_largest(_ACTIVATION, texts),
-        weight_bytes=_largest(_WEIGHTS, texts),
+        profile_activation_bytes=_numbers(_ACTIVATION, texts),
+        weight_bytes=max(_numbers(_WEIGHTS, texts), default=0),
         seconds=time.perf_counter() - started,
+        timing_cache=None if cache is None else timing.content(cache),
     )
+
+
+def check_engine(backend: Backend, onnx: bytes, spec: EngineSpec) -> CheckedModel:
+    """Do all of `build_engine` except the build: targets, parser, data types, precision, profiles, support.
+
+    Raises:
+        SpecError, InvalidOnnx, OnnxRejected, PrecisionMismatch: as `build_engine`.
+    """
+    targets = resolve_targets(spec.targets)
+    _check_targets(backend, targets)
+    with backend.logger.capture() as records:
+        network = _prepare(backend, onnx, spec, targets, records).network
+        inputs = tuple(_described(network.get_input(i)) for i in range(network.num_inputs))
+        outputs = tuple(_described(network.get_output(i)) for i in range(network.num_outputs))
+        return CheckedModel(targets, inputs, outputs, network.num_layers)
 
 
 def _check_targets(backend: Backend, targets: Sequence[Target]) -> None:
@@ -98,14 +141,19 @@ def _check_targets(backend: Backend, targets: Sequence[Target]) -> None:
         )
 
 
-def _build(
-    backend: Backend,
-    onnx: bytes,
-    spec: EngineSpec,
-    targets: Sequence[Target],
-    control: BuildControl,
-    records: Sequence[Record],
-) -> bytes | None:
+@dataclass(frozen=True)
+class _Job:
+    """A parsed network and how it is to be built. The parser owns what the network reads, so it is kept too."""
+
+    builder: Any
+    network: Any
+    config: Any
+    parser: Any
+
+
+def _prepare(
+    backend: Backend, onnx: bytes, spec: EngineSpec, targets: Sequence[Target], records: Sequence[Record]
+) -> _Job:
     trt, logger = backend.trt, backend.logger
     builder = trt.Builder(logger)
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if backend.caps.strong_typing_flag else 0
@@ -122,10 +170,7 @@ def _build(
         _apply_targets(backend, config, targets)
     for profile in spec.profiles:
         _add_profile(builder, config, profile, records)
-    monitor = control.monitor(trt)
-    config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
-    return None if plan is None else bytes(memoryview(plan))
+    return _Job(builder, network, config, parser)
 
 
 def _apply_targets(backend: Backend, config: Any, targets: Sequence[Target]) -> None:
@@ -146,6 +191,10 @@ def _add_profile(builder: Any, config: Any, profile: Profile, records: Sequence[
         raise BadProfile(f"TensorRT refuses the profile {dict(profile)}: {said}")
 
 
-def _largest(pattern: re.Pattern[str], texts: Sequence[str]) -> int:
-    """The largest of the numbers that one message per profile gives; 0 when there is none."""
-    return max((int(number) for text in texts for number in pattern.findall(text)), default=0)
+def _described(tensor: Any) -> tuple[str, str, tuple[int, ...]]:
+    return tensor.name, tensor.dtype.name.lower(), tuple(tensor.shape)
+
+
+def _numbers(pattern: re.Pattern[str], texts: Sequence[str]) -> tuple[int, ...]:
+    """What one message per profile gives, in the order of the profiles."""
+    return tuple(int(number) for text in texts for number in pattern.findall(text))

@@ -77,6 +77,7 @@ class PlanInfo:
     onnx_sha256: str
     build_os: str
     build_arch: str
+    profile_activation_bytes: tuple[int, ...] = ()  # of each profile; empty where an older version built the plan
 
     def __post_init__(self) -> None:
         _check_hash("plan onnx_sha256", self.onnx_sha256)

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sagan_deploy.cli.talk import ForceOption, JsonOption, QuietOption, print_json, print_result, progress_bars
+from sagan_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sagan_deploy.build import BuiltPlan
+    from exporters.specs import Profile
+    from exporters.tensorrt.builder import CheckedModel
+    from sagan_deploy.build import BatchRange, BuiltPlan
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 def build(
     onnx: Annotated[Path, typer.Argument(help="An ONNX model; its types decide the precision of the plan.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The plan to write; OUT.json is written beside it.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The plan to write; OUT.json is written beside it.")
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -35,6 +40,20 @@ def build(
     min_batch: Annotated[int, typer.Option(min=1, help="The smallest batch.")] = 1,
     opt_batch: Annotated[int | None, typer.Option(min=1, help="The batch to tune for; by default 8 at most.")] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="The largest batch; memory grows with it.")] = 64,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="MIN:OPT:MAX batch of one of several profiles, instead of the three above. Repeatable."),
+    ] = None,
+    min_shapes: Annotated[
+        list[str] | None,
+        typer.Option(help="Shapes of all inputs, z:1x128,labels:1 or z:[1,128],labels:[1]. Repeatable."),
+    ] = None,
+    opt_shapes: Annotated[list[str] | None, typer.Option(help="As --min-shapes, to tune for.")] = None,
+    max_shapes: Annotated[list[str] | None, typer.Option(help="As --min-shapes, the largest.")] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="Kernel timings to read and extend; classic TensorRT only.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check that it can be built; write nothing.")] = False,
     workspace: Annotated[
         int | None, typer.Option(min=1, help="The most scratch memory in MiB; by default TensorRT's own limit.")
     ] = None,
@@ -46,27 +65,76 @@ def build(
 
     Example: sagan-deploy build generator.fp16.onnx --out generator.plan --target rtx-4090,rtx-5090
     """
-    from sagan_deploy.build import build_plan, write_plan
-    from sagan_deploy.files import refuse_existing_file
+    from sagan_deploy.build import build_plan, check_plan, smallest_best_largest, write_plan
+    from sagan_deploy.files import read_bytes, refuse_existing_file, write_bytes
 
+    targets = (target or ("local" if flavour == "tensorrt" else "all-rtx"),)
+    profiles = _profiles(profile or [], (min_shapes or [], opt_shapes or [], max_shapes or []))
+    if dry_run:
+        wanted = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
+        checked, product = check_plan(onnx, targets=targets, flavour=flavour, profiles=wanted)
+        _show_checked(checked, product, as_json=json)
+        return
+    if out is None:
+        raise ConfigError("--out is missing: name the plan to write, or check only with --dry-run")
     refuse_existing_file(out, force=force)
+    timings = None
+    if timing_cache is not None:
+        timings = read_bytes(timing_cache) if timing_cache.exists() else b""
     with progress_bars(quiet=quiet) as progress:
         built = build_plan(
             onnx,
-            targets=(target or ("local" if flavour == "tensorrt" else "all-rtx"),),
+            targets=targets,
             flavour=flavour,
             min_batch=min_batch,
             opt_batch=opt_batch,
             max_batch=max_batch,
+            profiles=profiles,
             workspace_bytes=None if workspace is None else workspace * 2**20,
+            timing_cache=timings,
             progress=progress,
         )
     write_plan(out, built)
+    if timing_cache is not None and built.result.timing_cache is not None:
+        write_bytes(timing_cache, built.result.timing_cache)
     facts = _facts(out, built)
     if json:
         print_json(facts)
     else:
         print_result(_table(facts))
+
+
+def _profiles(batches: list[str], shapes: tuple[list[str], list[str], list[str]]) -> tuple[BatchRange | Profile, ...]:
+    """The profiles of the options, in their order."""
+    from exporters.shapes import parse_profile
+
+    found: list[BatchRange | Profile] = []
+    for text in batches:
+        parts = text.split(":")
+        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+            raise ConfigError(f"--profile {text} must be MIN:OPT:MAX, for example 1:8:64")
+        low, best, high = (int(part) for part in parts)
+        found.append((low, best, high))
+    if len({len(texts) for texts in shapes}) != 1:
+        raise ConfigError("--min-shapes, --opt-shapes and --max-shapes belong together: give all three, equally often")
+    if batches and shapes[0]:
+        raise ConfigError("--profile and --min-shapes say the same in two ways; give one of them")
+    return (*found, *(parse_profile(*texts) for texts in zip(*shapes, strict=True)))
+
+
+def _show_checked(checked: CheckedModel, product: str, *, as_json: bool) -> None:
+    tensors = {
+        kind: {name: {"type": dtype, "shape": list(shape)} for name, dtype, shape in entries}
+        for kind, entries in (("inputs", checked.inputs), ("outputs", checked.outputs))
+    }
+    targets = [target.name for target in checked.targets]
+    if as_json:
+        print_json({"checked_with": product, "targets": targets, "layers": checked.layers, **tensors, "built": False})
+    else:
+        print_result(
+            f"{product} takes the model for {', '.join(targets)}: {checked.layers} layers, "
+            f"inputs {', '.join(tensors['inputs'])}, outputs {', '.join(tensors['outputs'])}. Nothing was built."
+        )
 
 
 def _facts(out: Path, built: BuiltPlan) -> dict[str, Any]:
@@ -87,6 +155,7 @@ def _facts(out: Path, built: BuiltPlan) -> dict[str, Any]:
         "fused_attention": result.layers.fused_attention,
         "bytes": len(result.plan),
         "activation_bytes": result.activation_bytes,
+        "profile_activation_bytes": list(result.profile_activation_bytes),
         "weight_bytes": result.weight_bytes,
         "seconds": round(result.seconds, 3),
         "layer_digest": result.layers.digest,
@@ -104,7 +173,8 @@ def _table(facts: dict[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table("what", "value")
-    memory = f"{facts['activation_bytes'] / 1e6:.1f} MB and {facts['weight_bytes'] / 1e6:.1f} MB weights"
+    per_profile = ", ".join(f"{size / 1e6:.1f} MB" for size in facts["profile_activation_bytes"])
+    memory = f"{per_profile or 'unknown'} of activations by profile, and {facts['weight_bytes'] / 1e6:.1f} MB weights"
     shown = {
         "plan": facts["plan"],
         "sidecar": facts["sidecar"] or "none: the ONNX model is not from sagan-deploy, so nothing was asserted",

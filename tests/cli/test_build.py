@@ -35,9 +35,38 @@ def test_table(onnx, tmp_path, program):
     assert outcome.err == ""
 
 
+def test_profiles_in_every_spelling(onnx, tmp_path, program):
+    spellings = (
+        ("--profile", "1:1:2", "--profile", "2:4:8"),
+        ("--min-shapes", "z:1x8,labels:1", "--opt-shapes", "z:1x8,labels:1", "--max-shapes", "z:2x8,labels:2",
+         "--min-shapes", "z:[2,8],labels:[2]", "--opt-shapes", "z:[4,8] labels:[4]", "--max-shapes", "z:8x8,labels:8"),
+    )  # fmt: skip
+    for spelling in spellings:
+        outcome = program("build", onnx, "--out", tmp_path / "m.plan", "--force", "--json", *spelling)
+        assert outcome.code == 0, outcome.err
+        facts = json.loads(outcome.out)
+        assert [shape["max"] for shape in facts["inputs"]["z"]] == [[2, 8], [8, 8]]
+        assert len(facts["profile_activation_bytes"]) == 2
+
+
+def test_a_dry_run_writes_nothing(onnx, tmp_path, program):
+    outcome = program("build", onnx, "--dry-run", "--target", "rtx-5090")
+    assert outcome.code == 0
+    assert "takes the model for sm_120" in outcome.out
+    assert "Nothing was built" in outcome.out
+    facts = json.loads(program("build", onnx, "--dry-run", "--json").out)
+    assert facts["inputs"]["z"] == {"type": "float", "shape": [-1, 8]}
+    assert facts["built"] is False
+    assert list(tmp_path.iterdir()) == [onnx]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
+        (("--profile", "1:8"), 2, "MIN:OPT:MAX"),
+        (("--min-shapes", "z:1x8"), 2, "belong together"),
+        (("--timing-cache", "cache.bin"), 2, "has no timing cache"),
+        (("--dry-run", "--target", "h100", "--flavour", "rtx"), 2, "--flavour tensorrt --target local"),
         (("--target", "rtx-9999"), 2, "Did you mean"),
         (("--target", "h100", "--flavour", "rtx"), 2, "--flavour tensorrt --target local"),
         (("--workspace", "1"), 2, "Allow more workspace"),
@@ -50,6 +79,12 @@ def test_usage(onnx, tmp_path, program, options, code, words):
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
     assert not (tmp_path / "m.plan").exists()
+
+
+def test_without_out_it_says_what_is_missing(onnx, program):
+    outcome = program("build", onnx)
+    assert outcome.code == 2
+    assert "--dry-run" in outcome.err
 
 
 def test_classic_without_its_package(onnx, tmp_path, program, monkeypatch):

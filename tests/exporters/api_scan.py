@@ -36,6 +36,7 @@ VARIABLES = {
     "context": "IExecutionContext",
     "_context": "IExecutionContext",
     "bits": "EngineInvalidityDiagnostics",
+    "cache": "ITimingCache",
 }
 
 # What a method returns or an attribute holds.

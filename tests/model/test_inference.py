@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sagan_deploy.config import AttentionConfig
 from sagan_deploy.errors import ConfigError
+from sagan_deploy.model.attention import SelfAttention
 from sagan_deploy.model.inference import InferenceOptions, to_inference
-from sagan_deploy.model.inference.attention import InferenceAttention, head_size
+from sagan_deploy.model.inference.attention import InferenceAttention, split_heads
 from sagan_deploy.model.inference.fold import Weights, effective
 from sagan_deploy.model.inference.generator import to_codes
 from sagan_deploy.model.inference.upconv import phase_kernels, transposed_kernel
 from sagan_deploy.model.layers import conv, deconv
 from sagan_deploy.presets import preset
-from tests.generators import CONFIGS, TINY, inputs, tiny_generator
+from tests.generators import CONFIGS, TINY, inputs, lively, tiny_generator
 
 EXACT = 1e-12  # relative, in float64
 
@@ -95,12 +97,44 @@ def test_a_following_affine_map_folds_into_the_layer():
     )
 
 
-@pytest.mark.parametrize(("values", "padded"), [(1, 16), (16, 16), (17, 24), (128, 128)])
-def test_fused_heads_have_a_width_that_tensorrt_fuses(values, padded):
-    assert head_size(values) == padded
+@pytest.mark.parametrize(
+    ("keys", "values", "expected"),
+    [
+        (1, 1, (1, 16)),
+        (2, 16, (1, 16)),
+        (3, 17, (1, 24)),
+        (32, 128, (1, 128)),
+        (48, 192, (1, 192)),
+        (49, 196, (2, 104)),  # 2 heads of 98, in steps of 8
+        (64, 256, (2, 128)),
+        (128, 512, (3, 176)),
+        (192, 1536, (8, 192)),
+        (193, 193, None),
+    ],
+)
+def test_fused_heads_have_a_width_that_tensorrt_fuses(keys, values, expected):
+    assert split_heads(keys, values) == expected
 
 
-def test_wide_and_untransposed_attention_falls_back_to_the_decomposed_layout():
+WIDE = [
+    AttentionConfig(),  # 2 heads of 104 for 196 values, 12 of them padded
+    AttentionConfig(pool=False, output_conv=False, value_ratio=1, bias=True),  # 3 heads of 136 for 392 values
+    AttentionConfig(scale="rsqrt", bias=True, value_ratio=1),
+]
+
+
+@pytest.mark.parametrize("config", WIDE, ids=["padded", "no-output-convolution", "scaled"])
+def test_wide_attention_in_several_heads_is_the_same_function(config):
+    torch.manual_seed(0)
+    attention = lively(SelfAttention(392, config)).double()
+    form = InferenceAttention(attention, "fused").double().requires_grad_(False)
+    assert form.layout == "fused"
+    assert form.heads > 1
+    x = torch.randn(2, 392, 8, 8, dtype=torch.float64)
+    assert relative(form(x), attention(x)) <= EXACT
+
+
+def test_untransposed_attention_falls_back_to_the_decomposed_layout():
     attention = tiny_generator(CONFIGS["transposed-convolutions"]).double().stages[0].attention
     assert InferenceAttention(attention, "fused").layout == "decomposed"
 

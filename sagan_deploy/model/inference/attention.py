@@ -24,9 +24,10 @@ class InferenceAttention(nn.Module):
         self.pool = attention.config.pool
         self.transposed_map = attention.config.attention_map == "standard"
         self.layout = resolve_layout(attention, layout)
-        key, value = attention.key_channels, attention.value_channels
-        if self.layout == "fused":
-            key = value = head_size(value)
+        key, value, self.heads = attention.key_channels, attention.value_channels, 1
+        if self.layout == "fused" and (split := split_heads(key, value)) is not None:
+            self.heads, key = split
+            value = self.heads * key
         self.key_channels, self.value_channels = key, value
         projection, output = _projections(attention, key, value)
         self.projection = nn.Parameter(projection.weight)
@@ -50,8 +51,12 @@ class InferenceAttention(nn.Module):
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # One Reshape to (n, heads, d, positions) and 4-D MatMuls: the pattern that TensorRT's fused kernels match.
-        shape = (query.shape[0], 1, self.key_channels, -1)
-        query, key, value = query.reshape(shape).transpose(2, 3), key.reshape(shape), value.reshape(shape)
+        # It takes no broadcast: where the values are several heads, queries and keys are expanded to as many.
+        count, size = query.shape[0], self.key_channels
+        query, key = query.reshape(count, 1, size, -1).transpose(2, 3), key.reshape(count, 1, size, -1)
+        if self.heads > 1:
+            query, key = query.expand(-1, self.heads, -1, -1), key.expand(-1, self.heads, -1, -1)
+        value = value.reshape(count, self.heads, size, -1)
         attention = softmax(query @ key)
         return (attention @ value.transpose(2, 3)).transpose(2, 3).contiguous()
 
@@ -66,14 +71,23 @@ def softmax(scores: Tensor) -> Tensor:
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1).to(scores.dtype)
 
 
-def head_size(value_channels: int) -> int:
-    """The padded width of queries, keys and values in the fused layout."""
-    return max(_SMALLEST_HEAD, -(-value_channels // 8) * 8)
+def split_heads(key_channels: int, value_channels: int) -> tuple[int, int] | None:
+    """How many heads, and of which width, the fused layout pads this attention to; None when no kernel is so wide.
+
+    Every head has the same queries and keys and a part of the values: softmax(QᵀK)·[V₁ … V_h] is computed in parts.
+    The fewest heads that fit are taken, as each computes the softmax again.
+    """
+    for heads in range(1, value_channels + 1):
+        width = max(key_channels, -(-value_channels // heads))
+        size = max(_SMALLEST_HEAD, -(-width // 8) * 8)
+        if size <= _LARGEST_HEAD:
+            return heads, size
+    return None
 
 
 def resolve_layout(attention: SelfAttention, wanted: str) -> str:
     """``fused`` where it can be had for this block, otherwise ``decomposed``, which always works."""
-    fits = head_size(attention.value_channels) <= _LARGEST_HEAD
+    fits = split_heads(attention.key_channels, attention.value_channels) is not None
     standard = attention.config.attention_map == "standard"
     return "fused" if wanted == "fused" and fits and standard else "decomposed"
 

@@ -14,8 +14,9 @@ from exporters import errors
 from exporters.gpu import Gpu, local_gpus
 from exporters.targets import resolve_targets
 from exporters.tensorrt import builder as module
+from exporters.tensorrt import timing
 from exporters.tensorrt.backend import load_backend
-from exporters.tensorrt.builder import build_engine
+from exporters.tensorrt.builder import build_engine, check_engine
 from exporters.tensorrt.plan import PlanHeader
 from tests.exporters.models import WIDTH, engine_spec, exported, profile
 
@@ -78,6 +79,72 @@ def test_equal_builds_have_equal_reports(fused):
     assert again.layers.digest == fused.layers.digest
     assert len(again.plan) == len(fused.plan)
     assert build(exported("plain").payload).layers.digest != fused.layers.digest
+
+
+def test_a_dry_run_checks_everything_and_builds_nothing(monkeypatch):
+    monkeypatch.setattr(module.LayerReport, "parse", lambda *_: pytest.fail("something was built"))
+    checked = check_engine(load_backend("rtx"), exported().payload, engine_spec(targets=("rtx-4090",)))
+    assert checked.inputs == (("z", "float", (-1, 8)), ("labels", "int64", (-1,)))
+    assert checked.outputs == (("images", "float", (-1, 3, 16, 16)),)
+    assert checked.layers > 20
+    assert [target.name for target in checked.targets] == ["sm_89"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"targets": ("h100",)}, errors.UnsupportedTarget),
+        ({"precision": "bf16"}, errors.PrecisionMismatch),
+        ({"profiles": ()}, errors.BadProfile),
+    ],
+)
+def test_a_dry_run_refuses_what_the_build_would(changes, kind):
+    with pytest.raises(kind):
+        check_engine(load_backend("rtx"), exported().payload, engine_spec(**changes))
+    with pytest.raises(errors.InvalidOnnx):
+        check_engine(load_backend("rtx"), b"no onnx", engine_spec())
+
+
+def test_memory_is_told_for_every_profile():
+    result = build(profiles=(profile(1, 1, 2), profile(2, 8, 64)))
+    small, large = result.profile_activation_bytes
+    assert 0 < small < large == result.activation_bytes
+
+
+def test_the_timing_cache_is_refused_where_there_is_none():
+    with pytest.raises(errors.SpecError, match=r"has no timing cache; leave the option out"):
+        build(timing_cache=b"")
+
+
+class Timings:
+    """A builder's config as the classic TensorRT has it, as far as timing caches go."""
+
+    def __init__(self, agrees=True):
+        self.agrees, self.given = agrees, []
+
+    def create_timing_cache(self, content):
+        self.given.append(content)
+        return self if self.agrees is not None else None
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self.given.append((cache, ignore_mismatch))
+        return self.agrees
+
+    def serialize(self):
+        return b"measured"
+
+
+def test_the_classic_builder_reads_and_extends_a_timing_cache():
+    backend = load_backend("rtx")
+    classic = replace(backend, flavour="tensorrt", caps=replace(backend.caps, cc_targets=False))
+    config = Timings()
+    assert timing.attach(classic, config, None) is None
+    assert timing.content(timing.attach(classic, config, b"before")) == b"measured"
+    # A cache of another GPU must not be taken silently.
+    assert config.given == [b"before", (config, False)]
+    for refused in (False, None):
+        with pytest.raises(errors.SpecError, match=r"6 bytes\) is not of .* delete it"):
+            timing.attach(classic, Timings(refused), b"before")
 
 
 def test_several_profiles():
