@@ -71,9 +71,20 @@ def test_the_transposed_kernel_equals_upsampling_and_convolution_borders_include
 
 def test_a_phase_kernel_sees_each_input_pixel_once_with_all_taps_that_fall_on_it():
     kernel = torch.arange(9, dtype=torch.float64).view(1, 1, 3, 3)
-    (top_left, _, _, bottom_right) = phase_kernels(kernel)
+    (top_left, _, _, bottom_right) = phase_kernels(transposed_kernel(kernel))
     assert top_left[0, 0].tolist() == [[0.0, 1.0 + 2.0], [3.0 + 6.0, 4.0 + 5.0 + 7.0 + 8.0]]
     assert bottom_right[0, 0].tolist() == [[0.0 + 1.0 + 3.0 + 4.0, 2.0 + 5.0], [6.0 + 7.0, 8.0]]
+
+
+def test_a_transposed_convolution_is_its_four_phases_where_no_kernel_exists():
+    config = CONFIGS["transposed-convolutions"]
+    generator = tiny_generator(config).double()
+    form = to_inference(generator, InferenceOptions(precision="bf16"))
+    assert [type(stage.block.conv).__name__ for stage in form.stages] == ["PhaseConv", "PhaseConv"]
+    assert type(form.tail.conv).__name__ == "PhaseConv"
+    assert relative(form(*inputs(config)), generator(*inputs(config))) <= EXACT
+    plain = to_inference(generator, InferenceOptions(precision="fp16"))
+    assert type(plain.stages[0].block.conv).__name__ == "TransposedConv"
 
 
 def test_effective_weights_are_divided_by_sigma_with_the_stored_vectors():

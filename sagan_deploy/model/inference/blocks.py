@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sagan_deploy.model import blocks as training
 from sagan_deploy.model.inference.affine import to_affine
 from sagan_deploy.model.inference.fold import Weights, batch_norm, effective
-from sagan_deploy.model.inference.upconv import PlainConv, TransposedConv, up_conv
+from sagan_deploy.model.inference.options import InferenceOptions
+from sagan_deploy.model.inference.upconv import PlainConv, transposed_conv, up_conv
 from sagan_deploy.model.layers import upsample
 from sagan_deploy.model.norm import BatchNorm2d, ConditionalBatchNorm2d
 
@@ -101,7 +102,7 @@ class InferencePlain(nn.Module):
 class InferenceDeconv(nn.Module):
     """4x4 transposed convolution–act with the norm inside the convolution or as an affine map."""
 
-    def __init__(self, block: training.DeconvBlock) -> None:
+    def __init__(self, block: training.DeconvBlock, form: str) -> None:
         super().__init__()
         self.activation = block.activation
         weights = effective(block.conv)
@@ -111,15 +112,16 @@ class InferenceDeconv(nn.Module):
             weights = weights.then_affine(*batch_norm(block.norm))
         else:
             weights = weights.without_bias()
-        self.conv = TransposedConv(weights)
+        self.conv = transposed_conv(weights, form)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         x = self.conv(x)
         return self.activation(self.affine(x, condition) if self.affine is not None else x)
 
 
-def to_inference_block(block: nn.Module, form: str, final: Final) -> nn.Module:
+def to_inference_block(block: nn.Module, options: InferenceOptions, final: Final) -> nn.Module:
     """The inference form of a training-form block. `final` must be None for all but residual blocks."""
+    form = options.upsample_conv
     if isinstance(block, training.ResidualBlock):
         return InferenceResidual(block, form, final)
     assert final is None
@@ -128,4 +130,4 @@ def to_inference_block(block: nn.Module, form: str, final: Final) -> nn.Module:
     if isinstance(block, training.PlainBlock):
         return InferencePlain(block, form)
     assert isinstance(block, training.DeconvBlock)
-    return InferenceDeconv(block)
+    return InferenceDeconv(block, options.deconv)

@@ -17,7 +17,7 @@ from sagan_deploy.model.inference.attention import InferenceAttention
 from sagan_deploy.model.inference.blocks import Final, to_inference_block
 from sagan_deploy.model.inference.fold import batch_norm, effective
 from sagan_deploy.model.inference.options import InferenceOptions
-from sagan_deploy.model.inference.upconv import PlainConv, TransposedConv
+from sagan_deploy.model.inference.upconv import PlainConv, transposed_conv
 from sagan_deploy.model.norm import BatchNorm2d
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -104,7 +104,7 @@ class InferenceStage(nn.Module):
 
     def __init__(self, stage: training.Stage, options: InferenceOptions, final: Final) -> None:
         super().__init__()
-        self.block = to_inference_block(stage.block, options.upsample_conv, final)
+        self.block = to_inference_block(stage.block, options, final)
         attention = stage.attention
         self.attention = InferenceAttention(attention, options.attention_layout) if attention is not None else None
 
@@ -122,13 +122,14 @@ class InferenceTail(nn.Module):
         self.affine = ConstantAffine(*batch_norm(tail.norm)) if unfolded and tail.norm is not None else None
         self.activation = tail.activation
         weights = effective(tail.conv)
-        self.conv = TransposedConv(weights) if isinstance(tail.conv, nn.ConvTranspose2d) else PlainConv(weights)
+        deconv = isinstance(tail.conv, nn.ConvTranspose2d)
+        self.conv = transposed_conv(weights, options.deconv) if deconv else PlainConv(weights)
         self.output = options.output
 
     @property
     def dtype(self) -> torch.dtype:
         """The type that the network computes in."""
-        return self.conv.kernel.dtype
+        return next(self.conv.parameters()).dtype
 
     def forward(self, x: Tensor) -> Tensor:
         if self.affine is not None:

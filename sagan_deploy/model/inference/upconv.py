@@ -3,7 +3,7 @@
 After nearest ×2, the 3x3 window of an output pixel covers only 2x2 different input pixels, so per axis the three
 taps w₋₁, w₀, w₁ act as two: on an even output row as (w₋₁, w₀+w₁) on the input rows (i−1, i), on an odd one as
 (w₋₁+w₀, w₁) on (i, i+1). The zero border is the same in both forms. That is 4 instead of 9 multiplications per
-output pixel: 2.25 times fewer.
+output pixel: 2.25 times fewer. DCGAN's transposed 4x4 convolution with stride 2 has the same four phases.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ def transposed_kernel(kernel: Tensor) -> Tensor:
     return torch.einsum("ar,oirs,bs->oiab", taps, kernel, taps)
 
 
-def phase_kernels(kernel: Tensor) -> list[Tensor]:
-    """The four 2x2 kernels of the output phases (row, column) = (0,0), (0,1), (1,0), (1,1), each (out, in, 2, 2)."""
-    full = transposed_kernel(kernel)
+def phase_kernels(full: Tensor) -> list[Tensor]:
+    """The phases (row, column) = (0,0), (0,1), (1,0), (1,1) of a transposed convolution (out, in, 4, 4), stride 2.
+
+    Each is an ordinary convolution (out, in, 2, 2).
+    """
     return [full[:, :, rows][:, :, :, columns].contiguous() for rows in _PHASE_TAPS for columns in _PHASE_TAPS]
 
 
 class PhaseConv(nn.Module):
-    """Four 2x2 convolutions, one per output phase, interleaved: (n, c, h, w) → (n, o, 2h, 2w)."""
+    """A transposed 4x4 convolution as four 2x2 ones, one per output phase: (n, c, h, w) → (n, o, 2h, 2w)."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -81,8 +83,11 @@ class PlainConv(nn.Module):
 
 def up_conv(weights: Weights, mode: str | None, form: str) -> nn.Module:
     """A 3x3 convolution after upsampling by `mode` (None: none), in the form that the options ask for."""
-    if mode == "nearest" and form == "phases":
-        return PhaseConv(weights)
-    if mode == "nearest" and form == "transposed":
-        return TransposedConv(Weights(transposed_kernel(weights.weight), weights.bias))
+    if mode == "nearest" and form != "plain":
+        return transposed_conv(Weights(transposed_kernel(weights.weight), weights.bias), form)
     return PlainConv(weights, mode)
+
+
+def transposed_conv(weights: Weights, form: str) -> nn.Module:
+    """A transposed 4x4 convolution with stride 2, in phases where the options ask for them."""
+    return PhaseConv(weights) if form == "phases" else TransposedConv(weights)
