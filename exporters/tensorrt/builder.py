@@ -161,7 +161,7 @@ def _prepare(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
         raise rejected(parser, records)
-    check_network(network, spec, targets)
+    check_network(network, spec, targets, backend.flavour)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if spec.workspace_bytes is not None:

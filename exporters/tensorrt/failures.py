@@ -27,6 +27,11 @@ _KINDS: tuple[tuple[re.Pattern[str], type[BuildFailed], str], ...] = (
         "A target lacks the data type: leave it out, or export in fp16 or fp32.",
     ),
     (
+        re.compile(r"Cannot compile operation .* for Turing"),
+        HardwareDatatype,
+        "Leave sm_75 out, or export in fp16.",
+    ),
+    (
         re.compile(r"OutOfMemory|workspace limit|insufficient workspace", re.IGNORECASE),
         WorkspaceTooSmall,
         "Allow more workspace, or a smaller maximal batch.",
@@ -44,6 +49,23 @@ _KINDS: tuple[tuple[re.Pattern[str], type[BuildFailed], str], ...] = (
 )
 
 
+# Sought in the parser's words; the way out of what it refuses.
+_ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"Key and Value must have the same shape"),
+        "Pad queries, keys and values to one width (zero weights change nothing), or write MatMul–Softmax–MatMul.",
+    ),
+    (re.compile(r"softmax precision"), "Leave softmax_precision out; write MatMul–Softmax–MatMul with casts instead."),
+    (re.compile(r"UINT8 types for intermediate"), "Let the cast to uint8 be the last node, after any transpose."),
+    (re.compile(r"lugin not found"), "TensorRT has no such operator: write it with those of ONNX."),
+    (
+        re.compile(r"Failed to import initializer"),
+        "Weights beside the model are not read; save it in one file: onnx.save(onnx.load(PATH), NEW_PATH).",
+    ),
+    (re.compile(r"is of type \w+ but|type is \w+ but"), "Convert all weights to one type, or put a Cast between."),
+)
+
+
 def rejected(parser: Any, records: Sequence[Record]) -> OnnxRejected | InvalidOnnx:
     """What the parser says of a model that it does not take: its first error, in its own words."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -55,8 +77,9 @@ def rejected(parser: Any, records: Sequence[Record]) -> OnnxRejected | InvalidOn
     if "DESERIALIZE_FAILED" in first.code().name:
         return InvalidOnnx(f"this is no whole ONNX model: {reason}")
     place = f" at node {first.node()} {node!r} ({operator})" if operator else ""
+    advice = next((f". {advice}" for pattern, advice in _ADVICE if pattern.search(reason)), "")
     return OnnxRejected(
-        f"TensorRT does not take this ONNX model{place}: {reason}", node=node, operator=operator, reason=reason
+        f"TensorRT does not take this ONNX model{place}: {reason}{advice}", node=node, operator=operator, reason=reason
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from exporters.errors import BadProfile, InvalidOnnx, PrecisionMismatch, UnsupportedTarget
 from exporters.specs import EngineSpec, Precision, Profile
-from exporters.targets import Capability, Target
+from exporters.targets import Capability, Flavour, Target
 
 _DTYPE: dict[Precision, str] = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 _COMPUTE = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
@@ -15,7 +15,7 @@ _COMPUTE = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SINCE: dict[str, Capability] = {"BF16": (8, 0), "FP8": (8, 9), "FP4": (10, 0)}
 
 
-def check_network(network: Any, spec: EngineSpec, targets: Sequence[Target]) -> None:
+def check_network(network: Any, spec: EngineSpec, targets: Sequence[Target], flavour: Flavour) -> None:
     """Refuse before the build what the build would refuse later, less clearly or not at all.
 
     Raises:
@@ -30,6 +30,8 @@ def check_network(network: Any, spec: EngineSpec, targets: Sequence[Target]) -> 
     if spec.precision is not None:
         _check_precision(network, spec.precision)
     _check_dtypes(network, targets)
+    if flavour == "rtx":
+        _check_turing(network, targets)
     _check_profiles(network, spec.profiles)
 
 
@@ -54,6 +56,18 @@ def _check_dtypes(network: Any, targets: Sequence[Target]) -> None:
                 f"{', '.join(lacking)} cannot compute in {dtype}, which this ONNX model uses; "
                 f"it needs sm_{since[0]}{since[1]} or later. Leave the target out, or export in fp16 or fp32."
             )
+
+
+def _check_turing(network: Any, targets: Sequence[Target]) -> None:
+    """TensorRT for RTX 1.7 has no float32 matrix product for Turing, and says so late and in internal terms."""
+    products = (layer for layer in _layers(network) if layer.type.name == "MATRIX_MULTIPLY")
+    float32 = [layer.name for layer in products if layer.get_input(0).dtype.name == "FLOAT"]
+    turing = [target.name for target in targets if target.compute_capability < (8, 0)]
+    if float32 and turing:
+        raise UnsupportedTarget(
+            f"TensorRT for RTX has no float32 matrix product for {', '.join(turing)}, and {float32[0]!r} is one. "
+            f"Leave the target out, or export in fp16."
+        )
 
 
 def _check_profiles(network: Any, profiles: Sequence[Profile]) -> None:

@@ -228,6 +228,15 @@ def test_bfloat16_on_turing_is_refused_before_and_by_the_builder(monkeypatch):
         build(payload, targets=("rtx-2080,rtx-4090",))
 
 
+def test_float32_on_turing_is_refused_before_and_by_the_builder(monkeypatch):
+    payload = exported("fused", torch.float32).payload
+    with pytest.raises(errors.UnsupportedTarget, match=r"no float32 matrix product for sm_75.*export in fp16"):
+        build(payload, targets=("rtx-2080,rtx-4090",))
+    monkeypatch.setattr(module, "check_network", lambda *_: None)
+    with pytest.raises(errors.HardwareDatatype, match="Leave sm_75 out"):
+        build(payload, targets=("rtx-2080,rtx-4090",))
+
+
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_tiny_workspace(size):
     with pytest.raises(errors.WorkspaceTooSmall, match="Allow more workspace"):
@@ -268,7 +277,8 @@ def test_a_weight_of_another_type():
     weight = torch.ones(4, 3, 1, 1).half().numpy()
     payload = small(helper.make_node("Conv", ["x", "w"], ["y"], name="conv/Conv"), weights=[("w", weight)])
     with pytest.raises(
-        errors.OnnxRejected, match=r"'conv/Conv' \(Conv\): .*type is Float but `kernel` is of type Half"
+        errors.OnnxRejected,
+        match=r"'conv/Conv' \(Conv\): .*type is Float but `kernel` is of type Half.*Convert all weights",
     ):
         build(payload, profiles=())
 
@@ -278,6 +288,66 @@ def test_an_attention_node_without_a_kernel():
     attend = helper.make_node("Attention", ["q", "q", "q"], ["y"], name="a/Attention", scale=1.0)
     with pytest.raises(errors.AttentionUnsupported, match="MatMul–Softmax–MatMul"):
         build(small(cast, attend), profiles=())
+
+
+def model(*nodes, inputs, output, weights=()):
+    values = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in (*inputs, output)]
+    graph = helper.make_graph(list(nodes), "refused", values[:-1], values[-1:], list(weights))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+
+
+def attend(**attributes):
+    return helper.make_node("Attention", ["q", "k", "v"], ["y"], name="a/Attention", scale=1.0, **attributes)
+
+
+HALF = TensorProto.FLOAT16
+REFUSED = {
+    "unequal heads": (
+        model(
+            attend(),
+            inputs=[("q", HALF, ["n", 1, 64, 8]), ("k", HALF, ["n", 1, 16, 8]), ("v", HALF, ["n", 1, 16, 32])],
+            output=("y", HALF, None),
+        ),
+        "Key and Value must have the same shape.*Pad queries, keys and values",
+    ),
+    "softmax precision": (
+        model(
+            attend(softmax_precision=1),
+            inputs=[(name, HALF, ["n", 1, 16, 32]) for name in "qkv"],
+            output=("y", HALF, None),
+        ),
+        "softmax precision.*Leave softmax_precision out",
+    ),
+    "uint8 inside": (
+        model(
+            helper.make_node("Cast", ["x"], ["c"], to=TensorProto.UINT8),
+            helper.make_node("Transpose", ["c"], ["y"], perm=[0, 2, 3, 1]),
+            inputs=[("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+            output=("y", TensorProto.UINT8, ["n", 8, 8, 3]),
+        ),
+        "UINT8.*the last node, after any transpose",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_parser_refuses_comes_with_the_way_out(name):
+    refused, words = REFUSED[name]
+    with pytest.raises(errors.OnnxRejected, match=words) as caught:
+        build(refused.SerializeToString(), profiles=())
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_weights_in_another_file_are_named(tmp_path):
+    refused = model(
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        inputs=[("x", TensorProto.FLOAT, ["n", 64])],
+        output=("y", TensorProto.FLOAT, ["n", 64]),
+        weights=[numpy_helper.from_array(torch.ones(64, 64).numpy(), "w")],
+    )
+    onnx.save(refused, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=10)
+    with pytest.raises(errors.OnnxRejected, match="save it in one file"):
+        build((tmp_path / "m.onnx").read_bytes(), profiles=())
 
 
 @pytest.mark.parametrize(
