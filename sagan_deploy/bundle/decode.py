@@ -13,6 +13,8 @@ from sagan_deploy.errors import ConfigError, InputError
 
 T = TypeVar("T")
 
+ADDED = {"added": True}  # metadata of a field with a default that files of older versions lack
+
 
 def parse_object(text: str, name: str) -> dict[str, Any]:
     """Parse a JSON object; NaN, infinities and repeated keys are refused, as they are no JSON or no single meaning.
@@ -44,11 +46,13 @@ def decode(cls: type[T], value: Any, where: str) -> T:
     if not isinstance(value, dict):
         raise InputError(f"{where} must be an object, not {_kind(value)}.")
     hints = typing.get_type_hints(cls)
-    missing, unknown = [name for name in hints if name not in value], [name for name in value if name not in hints]
+    added = {item.name for item in dataclasses.fields(typing.cast(Any, cls)) if item.metadata.get("added")}
+    missing = [name for name in hints if name not in value and name not in added]
+    unknown = [name for name in value if name not in hints]
     if missing or unknown:
         problem = f"lacks {', '.join(missing)}" if missing else f"has the unknown field {', '.join(unknown)}"
         raise InputError(f"{where} {problem}. The file was edited or written by another version.")
-    return cls(**{name: _decode(hint, value[name], f"{where} {name}") for name, hint in hints.items()})
+    return cls(**{name: _decode(hint, value[name], f"{where} {name}") for name, hint in hints.items() if name in value})
 
 
 def _decode(hint: Any, value: Any, where: str) -> Any:

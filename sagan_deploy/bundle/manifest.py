@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sagan_deploy.bundle.decode import decode, parse_object
+from sagan_deploy.bundle.decode import ADDED, decode, parse_object
+from sagan_deploy.bundle.kernels import Kernel
 from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.errors import InputError
 
@@ -77,7 +78,9 @@ class PlanInfo:
     onnx_sha256: str
     build_os: str
     build_arch: str
-    profile_activation_bytes: tuple[int, ...] = ()  # of each profile; empty where an older version built the plan
+    # Empty where an older version built the plan.
+    profile_activation_bytes: tuple[int, ...] = field(default=(), metadata=ADDED)  # of each profile
+    kernels: tuple[Kernel, ...] = field(default=(), metadata=ADDED)  # of the first profile
 
     def __post_init__(self) -> None:
         _check_hash("plan onnx_sha256", self.onnx_sha256)

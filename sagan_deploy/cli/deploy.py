@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,11 @@ from sagan_deploy.cli.talk import (
     progress_bars,
     say,
 )
+
+if TYPE_CHECKING:
+    from sagan_deploy.deploy import Deployment
+
+TritonOption = Annotated[Path | None, typer.Option(help="Also write a Triton model repository: a folder.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +46,7 @@ def deploy(
         int | None, typer.Option(min=1, help="Latents that parity judges; by default by image size.")
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A parity policy (TOML).")] = None,
+    triton: TritonOption = None,
     seed: SeedOption = 0,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -55,7 +61,10 @@ def deploy(
     from sagan_deploy.deploy import deploy as run
     from sagan_deploy.parity.policy import Policy, load_policy
     from sagan_deploy.reports.console import artifact_table
+    from sagan_deploy.triton import check_out, write_triton
 
+    if triton is not None:
+        check_out(triton, force=force)  # before the minutes of work
     targets = None if target is None else () if target == "none" else tuple(target.split(","))
     options = DeployOptions(
         precisions=tuple(part.strip() for part in precision.split(",")),
@@ -71,11 +80,21 @@ def deploy(
     )
     with progress_bars(quiet=quiet) as progress:
         made = run(load_checkpoint(checkpoint), out, options, force=force, progress=progress)
+    if triton is not None:
+        say(f"Triton model repository: {write_triton(out, triton, force=force)}", quiet=quiet)
     for name, reason in made.skipped.items():
         say(f"not made: {name}: {reason}", quiet=quiet)
     if json:
-        print_json(
-            {"bundle": str(out), "manifest": made.manifest.to_dict(), "seconds": made.seconds, "skipped": made.skipped}
-        )
+        print_json(_facts(made, out, triton))
     else:
         print_result(artifact_table(made.manifest, made.seconds))
+
+
+def _facts(made: Deployment, out: Path, triton: Path | None) -> dict[str, Any]:
+    return {
+        "bundle": str(out),
+        "triton": None if triton is None else str(triton),
+        "manifest": made.manifest.to_dict(),
+        "seconds": made.seconds,
+        "skipped": made.skipped,
+    }

@@ -50,10 +50,23 @@ def _add_rows(table: Any, name: str, value: Any) -> None:
         for number, item in enumerate(value, 1):
             _add_rows(table, f"{name} {number}", item)
     elif isinstance(value, dict):
+        kernels = value.get("kernels")
+        value = {key: item for key, item in value.items() if key != "kernels"}
         text = "\n".join(f"{key.replace('_', ' ')}: {_text(item)}" for key, item in value.items())
-        table.add_row(escape(name), escape(text), end_section=True)
+        table.add_row(escape(name), escape(text), end_section=not kernels)
+        if kernels:
+            lines = "\n".join(f"{part}: {_kernels(facts)}" for part, facts in kernels.items())
+            table.add_row(escape(f"{name} kernels"), escape(lines), end_section=True)
     else:
         table.add_row(escape(name), escape(_text(value)))
+
+
+def _kernels(facts: dict[str, Any]) -> str:
+    """One part of the generator in a line: how many kernels, in which types, and those of fused attention by name."""
+    count, types = len(facts["kernels"]), ", ".join(facts["types"])
+    line = f"{count} {'kernel' if count == 1 else 'kernels'}, {types or 'no inputs'}"
+    fused = [kernel["name"] for kernel in facts["kernels"] if kernel["role"] == "attention"]
+    return f"{line}, fused attention in {', '.join(fused)}" if fused else line
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sagan_deploy.bundle.kernels import grouped
 from sagan_deploy.images import encode_png
 from sagan_deploy.optional import require
 from sagan_deploy.parity.report import ParityReport
@@ -57,10 +58,13 @@ def _environment() -> Environment:
         "png": png_uri,
         "worst_gate": words.worst_gate,
         "quality_lines": quality_lines,
+        "grouped": grouped,
     }
     shared = (
+        words.given,
         words.headline,
         words.limit,
+        words.made,
         words.margin,
         words.megabytes,
         words.number,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from sagan_deploy.bundle.manifest import Artifact
+from sagan_deploy.bundle.manifest import Artifact, TensorInfo
 from sagan_deploy.parity.report import Gate, Leg, ParityReport, StageFault
 
 _VERDICTS = {"passed": "passed", "failed": "FAILED", "not_run": "not run"}
@@ -42,6 +42,20 @@ def number(value: float) -> str:
     if whole and abs(away) < 5e-3 and abs(value) < 10:  # 0.99995 must not become a perfect 1
         return f"{whole} {'+' if away > 0 else '−'} {abs(away):.2g}"
     return f"{value:.3g}"
+
+
+def given(artifact: Artifact) -> str:
+    """The inputs of an artifact: ``z float32 [n, 128], labels int64 [n]``."""
+    return ", ".join(_tensor(tensor) for tensor in artifact.inputs)
+
+
+def made(artifact: Artifact) -> str:
+    """The output of an artifact: ``images uint8 [n, 128, 128, 3]``."""
+    return _tensor(artifact.outputs[0])
+
+
+def _tensor(tensor: TensorInfo) -> str:
+    return f"{tensor.name} {tensor.dtype} [{', '.join(map(str, tensor.shape))}]"
 
 
 def percent(share: float, digits: int = 1) -> str:

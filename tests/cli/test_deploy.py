@@ -27,3 +27,17 @@ def test_an_unknown_precision_or_target_is_a_usage_error(program, tmp_path):
         done = program("deploy", checkpoint, "--out", tmp_path / "bundle", *options)
         assert done.code == 2
         assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
+
+
+def test_a_triton_repository_beside_the_bundle(program, tmp_path):
+    checkpoint = save_checkpoint(tmp_path / "g.safetensors", tiny_checkpoint())
+    bundle, served = tmp_path / "bundle", tmp_path / "served"
+    options = ("--precision", "fp32", "--target", "none", "--count", 2, "--triton", served)
+    done = program("deploy", checkpoint, "--out", bundle, *options, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["triton"] == str(served)
+    assert (served / "generator_onnx/1/model.onnx").read_bytes() == (bundle / "onnx/generator.fp32.onnx").read_bytes()
+    # Refused before the work: no second bundle appears.
+    again = program("deploy", checkpoint, "--out", tmp_path / "second", *options)
+    assert (again.code, (tmp_path / "second").exists()) == (4, False)
+    assert "served exists already" in again.err

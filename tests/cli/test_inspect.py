@@ -7,7 +7,7 @@ import pytest
 
 from sagan_deploy.bundle.bundle import sidecar_path
 from sagan_deploy.errors import InputError
-from sagan_deploy.inspection import inspect_file
+from sagan_deploy.inspection import inspect_file, kernel_facts
 from sagan_deploy.onnx_header import read_onnx_header
 from tests.tiny_models import CONFIG, NAMES, make_bundle, manifest_of, plan_artifact, plan_bytes, tiny_onnx
 
@@ -114,6 +114,67 @@ def test_plan_with_and_without_its_sidecar(tmp_path):
         inspect_file(plan)
 
 
+def test_a_foreign_plan_says_what_its_first_bytes_say(tmp_path):
+    """Bytes as TensorRT for RTX 1.7.1 wrote them for sm_86 and sm_89."""
+    plan = tmp_path / "m.plan"
+    payload = bytearray(plan_bytes(body=b"engine"))
+    payload[32], payload[56:60] = 0b1100, (98304).to_bytes(4, "little")
+    plan.write_bytes(payload)
+    found = inspect_file(plan).to_dict()
+    assert (found["targets"], found["weight_bytes"]) == (["sm_86", "sm_89"], 98304)
+    assert "damage" not in found
+    plan.write_bytes(payload[:-1])
+    assert "70 bytes, the file has 69" in inspect_file(plan).to_dict()["damage"]
+    plan.write_bytes(payload[:30])  # all that can be read of it is who made it
+    assert list(inspect_file(plan).facts) == ["engine", "sidecar"]
+
+
+def kernels():
+    from sagan_deploy.bundle.kernels import Kernel
+
+    return (
+        Kernel("tail/Conv", "correlation", ("float16",), ("tail/Conv",), "product"),
+        Kernel("stages.0.attention/Conv", "correlation", ("float16",), ("stages.0.attention/Conv",), "product"),
+        Kernel("_gemm_mha_v2", "kgen", ("float16",), ("stages.0.attention/MatMul",), "attention"),
+        Kernel("CastGath", "kgen", ("float32", "int64"), ("Cast", "Gather"), "other"),
+    )
+
+
+def test_kernels_per_part_of_the_generator():
+    found = kernel_facts(kernels())
+    assert list(found) == ["generator", "stages.0.attention", "tail"]
+    assert found["generator"]["types"] == ["float32", "int64"]
+    assert (found["stages.0.attention"]["fused_attention"], found["tail"]["fused_attention"]) == (1, 0)
+    assert found["stages.0.attention"]["kernels"][1] == {
+        "name": "_gemm_mha_v2",
+        "kind": "kgen",
+        "reads": ["float16"],
+        "nodes": ["stages.0.attention/MatMul"],
+        "role": "attention",
+    }
+
+
+def test_kernels_for_people():
+    import io
+
+    from rich.console import Console
+
+    from sagan_deploy.cli.inspect import _table
+
+    artifact = {"path": "m.plan", "layers": 7, "kernels": kernel_facts(kernels())}
+    stream = io.StringIO()
+    Console(file=stream, width=120).print(_table({"artifacts": [artifact]}))
+    assert "artifacts 1 kernels" in stream.getvalue()
+    for line in (
+        "generator: 1 kernel, float32, int64",
+        "stages.0.attention: 2 kernels, float16, fused attention in _gemm_mha_v2",
+        "tail: 1 kernel, float16 ",
+        "layers: 7",
+    ):
+        assert line in stream.getvalue()
+    assert "nodes" not in stream.getvalue()  # that is what --json is for
+
+
 def test_plan_inside_a_bundle_shows_itself_only(tmp_path):
     folder = make_bundle(tmp_path / "b", plan=plan_bytes())
     artifacts = inspect_file(folder / "engines/sm_89.plan").to_dict()["artifacts"]
@@ -191,3 +252,22 @@ print([m for m in ("torch", "onnx", "onnxruntime", "tensorrt_rtx", "safetensors"
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_kernels_of_a_plan_in_a_bundle(tmp_path, program):
+    folder = make_bundle(tmp_path / "b", plan=plan_bytes(), kernels=kernels())
+    found = json.loads(program("inspect", folder, "--json").out)["artifacts"][2]["kernels"]
+    assert found == kernel_facts(kernels())
+    assert "fused attention in _gemm_mha_v2" in program("inspect", folder / "engines/sm_89.plan").out
+
+
+def test_a_manifest_of_an_older_version_has_no_kernels(tmp_path):
+    plan = tmp_path / "m.plan"
+    plan.write_bytes(plan_bytes())
+    values = manifest_of([plan_artifact(plan_bytes(), "m.plan")]).to_dict()
+    for added in ("kernels", "profile_activation_bytes"):
+        del values["artifacts"][0]["plan"][added]
+    sidecar_path(plan).write_text(json.dumps(values))
+    (artifact,) = inspect_file(plan).to_dict()["artifacts"]
+    assert "kernels" not in artifact
+    assert artifact["targets"] == ["sm_89"]
