@@ -16,6 +16,33 @@ if TYPE_CHECKING:
     from sagan_deploy.build import BatchRange, BuiltPlan
 
 
+_Target = Annotated[
+    str | None,
+    typer.Option(
+        help="GPUs that the plan is for: names, sm_XX, a list with commas, all-rtx or local. By default all-rtx, "
+        "or local for --flavour tensorrt. See: sagan-deploy targets"
+    ),
+]
+_Flavour = Annotated[
+    Literal["auto", "rtx", "tensorrt"],
+    typer.Option(help="rtx builds ahead of time without a GPU; tensorrt builds on the GPU that the plan is for."),
+]
+_Profile = Annotated[
+    list[str] | None,
+    typer.Option(help="MIN:OPT:MAX batch of one of several profiles, instead of the three above. Repeatable."),
+]
+_MinShapes = Annotated[
+    list[str] | None, typer.Option(help="Shapes of all inputs, z:1x128,labels:1 or z:[1,128],labels:[1]. Repeatable.")
+]
+_OptShapes = Annotated[list[str] | None, typer.Option(help="As --min-shapes, to tune for.")]
+_MaxShapes = Annotated[list[str] | None, typer.Option(help="As --min-shapes, the largest.")]
+_TimingCache = Annotated[Path | None, typer.Option(help="Kernel timings to read and extend; classic TensorRT only.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check that it can be built; write nothing.")]
+_Workspace = Annotated[
+    int | None, typer.Option(min=1, help="The most scratch memory in MiB; by default TensorRT's own limit.")
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command()(build)
@@ -26,37 +53,18 @@ def build(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The plan to write; OUT.json is written beside it.")
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="GPUs that the plan is for: names, sm_XX, a list with commas, all-rtx or local. By default all-rtx, "
-            "or local for --flavour tensorrt. See: sagan-deploy targets"
-        ),
-    ] = None,
-    flavour: Annotated[
-        Literal["auto", "rtx", "tensorrt"],
-        typer.Option(help="rtx builds ahead of time without a GPU; tensorrt builds on the GPU that the plan is for."),
-    ] = "auto",
+    target: _Target = None,
+    flavour: _Flavour = "auto",
     min_batch: Annotated[int, typer.Option(min=1, help="The smallest batch.")] = 1,
     opt_batch: Annotated[int | None, typer.Option(min=1, help="The batch to tune for; by default 8 at most.")] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="The largest batch; memory grows with it.")] = 64,
-    profile: Annotated[
-        list[str] | None,
-        typer.Option(help="MIN:OPT:MAX batch of one of several profiles, instead of the three above. Repeatable."),
-    ] = None,
-    min_shapes: Annotated[
-        list[str] | None,
-        typer.Option(help="Shapes of all inputs, z:1x128,labels:1 or z:[1,128],labels:[1]. Repeatable."),
-    ] = None,
-    opt_shapes: Annotated[list[str] | None, typer.Option(help="As --min-shapes, to tune for.")] = None,
-    max_shapes: Annotated[list[str] | None, typer.Option(help="As --min-shapes, the largest.")] = None,
-    timing_cache: Annotated[
-        Path | None, typer.Option(help="Kernel timings to read and extend; classic TensorRT only.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check that it can be built; write nothing.")] = False,
-    workspace: Annotated[
-        int | None, typer.Option(min=1, help="The most scratch memory in MiB; by default TensorRT's own limit.")
-    ] = None,
+    profile: _Profile = None,
+    min_shapes: _MinShapes = None,
+    opt_shapes: _OptShapes = None,
+    max_shapes: _MaxShapes = None,
+    timing_cache: _TimingCache = None,
+    dry_run: _DryRun = False,
+    workspace: _Workspace = None,
     force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -66,21 +74,17 @@ def build(
     Example: sagan-deploy build generator.fp16.onnx --out generator.plan --target rtx-4090,rtx-5090
     """
     from sagan_deploy.build import build_plan, check_plan, smallest_best_largest, write_plan
-    from sagan_deploy.files import read_bytes, refuse_existing_file, write_bytes
+    from sagan_deploy.files import refuse_existing_file, write_bytes
 
     targets = (target or ("local" if flavour == "tensorrt" else "all-rtx"),)
     profiles = _profiles(profile or [], (min_shapes or [], opt_shapes or [], max_shapes or []))
     if dry_run:
         wanted = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
-        checked, product = check_plan(onnx, targets=targets, flavour=flavour, profiles=wanted)
-        _show_checked(checked, product, as_json=json)
+        _show_checked(*check_plan(onnx, targets=targets, flavour=flavour, profiles=wanted), as_json=json)
         return
     if out is None:
         raise ConfigError("--out is missing: name the plan to write, or check only with --dry-run")
     refuse_existing_file(out, force=force)
-    timings = None
-    if timing_cache is not None:
-        timings = read_bytes(timing_cache) if timing_cache.exists() else b""
     with progress_bars(quiet=quiet) as progress:
         built = build_plan(
             onnx,
@@ -91,17 +95,22 @@ def build(
             max_batch=max_batch,
             profiles=profiles,
             workspace_bytes=None if workspace is None else workspace * 2**20,
-            timing_cache=timings,
+            timing_cache=_timings(timing_cache),
             progress=progress,
         )
     write_plan(out, built)
     if timing_cache is not None and built.result.timing_cache is not None:
         write_bytes(timing_cache, built.result.timing_cache)
     facts = _facts(out, built)
-    if json:
-        print_json(facts)
-    else:
-        print_result(_table(facts))
+    print_json(facts) if json else print_result(_table(facts))
+
+
+def _timings(path: Path | None) -> bytes | None:
+    from sagan_deploy.files import read_bytes
+
+    if path is None:
+        return None
+    return read_bytes(path) if path.exists() else b""
 
 
 def _profiles(batches: list[str], shapes: tuple[list[str], list[str], list[str]]) -> tuple[BatchRange | Profile, ...]:
