@@ -164,6 +164,8 @@ def _prepare(
     check_network(network, spec, targets, backend.flavour)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # TensorRT allows TF32 by default, ten bits where float32 was asked for.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if spec.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_bytes)
     if backend.caps.cc_targets:

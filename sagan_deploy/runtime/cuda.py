@@ -5,8 +5,10 @@ Everything goes through here, so a double of this module is enough to test what 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -69,9 +71,39 @@ def compute_capability(device: int) -> tuple[int, int]:
     return major, minor
 
 
+def device_name(device: int) -> str:
+    """The name of a device, for example ``NVIDIA L4``."""
+    properties = check("cudaGetDeviceProperties", _cudart().cudaGetDeviceProperties(device))
+    name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+    return name.rstrip("\0")
+
+
 def use_device(device: int) -> None:
     """Make a device current in this thread: CUDA keeps that per thread."""
     check("cudaSetDevice", _cudart().cudaSetDevice(device))
+
+
+def device_of(address: int) -> int | None:
+    """The number of the device whose memory holds an address; None for memory of the host."""
+    cudart = _cudart()
+    found = check("cudaPointerGetAttributes", cudart.cudaPointerGetAttributes(address))
+    kinds = (cudart.cudaMemoryType.cudaMemoryTypeDevice, cudart.cudaMemoryType.cudaMemoryTypeManaged)
+    return int(found.device) if found.type in kinds else None
+
+
+def order(before: int, after: int) -> None:
+    """Let what is put on the stream `after` from now on wait for all that is on the stream `before` now.
+
+    Neither the host nor `before` waits. Streams are handles; 0 is the default stream.
+    """
+    cudart = _cudart()
+    event = check("cudaEventCreate", cudart.cudaEventCreateWithFlags(cudart.cudaEventDisableTiming))
+    try:
+        check("cudaEventRecord", cudart.cudaEventRecord(event, before))
+        check("cudaStreamWaitEvent", cudart.cudaStreamWaitEvent(after, event, 0))
+    finally:
+        # CUDA keeps what still waits for it.
+        check("cudaEventDestroy", cudart.cudaEventDestroy(event))
 
 
 class _Owned:
@@ -121,6 +153,29 @@ class Stream(_Owned):
         """Begin to copy the first `size` bytes."""
         self._copy(target.address, source.address, size, "cudaMemcpyDeviceToHost")
 
+    def copy_on_device(self, target: int, source: int, size: int) -> None:
+        """Begin to copy `size` bytes between two addresses of the device."""
+        self._copy(target, source, size, "cudaMemcpyDeviceToDevice")
+
+    def capture(self, work: Callable[[], object]) -> Graph:
+        """Record what `work` puts on this stream, without running it.
+
+        Raises:
+            MissingError: CUDA cannot record it; the stream is usable again.
+            Exception: whatever `work` raises.
+        """
+        cudart = _cudart()
+        # Of this thread only: other threads may allocate or synchronise meanwhile.
+        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        check("cudaStreamBeginCapture", cudart.cudaStreamBeginCapture(self._handle, mode))
+        try:
+            work()
+        except BaseException:
+            with contextlib.suppress(MissingError):
+                _graph_of(cudart.cudaStreamEndCapture(self._handle)).close()
+            raise
+        return _graph_of(cudart.cudaStreamEndCapture(self._handle))
+
     def _copy(self, target: int, source: int, size: int, kind: str) -> None:
         cudart = _cudart()
         direction = getattr(cudart.cudaMemcpyKind, kind)
@@ -128,6 +183,34 @@ class Stream(_Owned):
 
     def _release(self, handle: Any) -> None:
         check("cudaStreamDestroy", _cudart().cudaStreamDestroy(handle))
+
+
+class Graph(_Owned):
+    """Work that was recorded once and is launched as a whole."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def launch(self, stream: Stream) -> None:
+        """Put the recorded work on a stream."""
+        check("cudaGraphLaunch", _cudart().cudaGraphLaunch(self._handle, stream.handle))
+
+    def _release(self, handle: Any) -> None:
+        check("cudaGraphExecDestroy", _cudart().cudaGraphExecDestroy(handle))
+
+
+def _graph_of(captured: tuple[Any, ...]) -> Graph:
+    cudart = _cudart()
+    try:
+        recorded = check("cudaStreamEndCapture", captured)
+        try:
+            return Graph(check("cudaGraphInstantiate", cudart.cudaGraphInstantiate(recorded, 0)))
+        finally:
+            check("cudaGraphDestroy", cudart.cudaGraphDestroy(recorded))
+    except MissingError:
+        # CUDA remembers the refusal, and whoever asks next for the last error would take it for his own.
+        cudart.cudaGetLastError()
+        raise
 
 
 class DeviceBuffer(_Owned):

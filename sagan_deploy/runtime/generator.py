@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sagan_deploy.config import GeneratorConfig
-from sagan_deploy.errors import InputError
+from sagan_deploy.errors import ConfigError, InputError
 from sagan_deploy.latents import sample_labels, sample_latents
+from sagan_deploy.runtime.batches import parts
 from sagan_deploy.runtime.contract import Contract
+
+if TYPE_CHECKING:
+    from sagan_deploy.runtime.device import DeviceImages
 
 
 class Backend(Protocol):
@@ -28,6 +31,14 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give everything back; a second call does nothing."""
+
+
+@runtime_checkable
+class DeviceBackend(Protocol):
+    """What a backend has besides when it also takes and gives memory of its device."""
+
+    def run_on_device(self, z: Any, labels: Any, stream: Any) -> DeviceImages:
+        """Images for arrays on the device, of any number of rows."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +106,44 @@ class RuntimeGenerator:
         if 1 <= count <= self.max_batch:
             return backend.run(latents, classes)
         images = np.empty((count, *self.contract.image_shape), self.contract.image_dtype)
-        # Parts of equal size: 65 images at most 64 at a time are 33 and 32, not 64 and a slow single one.
-        parts = -(-count // self.max_batch)
-        bounds = [count * i // parts for i in range(parts + 1)] if parts else [0]
-        for low, high in itertools.pairwise(bounds):
+        for low, high in parts(count, self.max_batch):
             images[low:high] = backend.run(latents[low:high], None if classes is None else classes[low:high])
         return images
+
+    def on_device(self, z: Any, labels: Any = None, *, stream: Any = None) -> DeviceImages:
+        """Draw images from arrays on the GPU into memory of the GPU; the host sees neither.
+
+        What lies on the device is not read before it is used: latents that are not finite give images that are not,
+        and labels out of range give undefined images. Check them where they are made.
+
+        Args:
+            z: shape (n, z_dim) of the type that the plan reads (float32 unless exported otherwise), contiguous, with
+                ``__dlpack__`` or ``__cuda_array_interface__``.
+            labels: shape (n,) int64 likewise; left out for an unconditional generator.
+            stream: the caller's stream (its handle, or an object with ``__cuda_stream__``). The work then waits for
+                what is on that stream, the stream waits for the work, and this call returns at once: keep the inputs
+                unchanged until work behind it on that stream. Without it the images are complete on return.
+
+        Returns:
+            Images of the same form as from calling the generator. Their memory lives as long as the object or an
+            array made from it by DLPack, also when the generator is closed.
+
+        Raises:
+            ConfigError: ONNX Runtime runs, which takes arrays in host memory.
+            InputError: an array is not as said, or the generator is closed.
+        """
+        backend = self._backend
+        if backend is None:
+            raise InputError("this generator is closed; load it again.")
+        if not isinstance(backend, DeviceBackend):
+            raise ConfigError(
+                f"{self.choice} takes arrays in host memory only; on_device needs a TensorRT plan. Call the generator "
+                f"itself, or load it with backend='tensorrt' to see why no plan runs here."
+            )
+        if self.config.conditional != (labels is not None):
+            needs = "conditional: it needs labels" if self.config.conditional else "unconditional: it takes no labels"
+            raise InputError(f"this generator is {needs}.")
+        return backend.run_on_device(z, labels, stream)
 
     def sample(
         self,

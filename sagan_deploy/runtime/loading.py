@@ -14,10 +14,12 @@ from sagan_deploy.errors import ConfigError, InputError, MissingError, SaganDepl
 from sagan_deploy.files import read_bytes
 from sagan_deploy.filetypes import detect
 from sagan_deploy.runtime import cuda
+from sagan_deploy.runtime.contexts import TensorRTOptions
 from sagan_deploy.runtime.contract import Contract, contract_of_artifact
 from sagan_deploy.runtime.generator import Backend, Rejection, RuntimeGenerator
 
 BackendName = Literal["auto", "tensorrt", "onnxruntime"]
+Builder = Callable[[Bundle, int], Path]
 
 # fp16 is what CUDA is fast at; on the CPU ONNX Runtime computes it in fp32 after many conversions.
 _PREFERENCE = {
@@ -50,24 +52,60 @@ class Candidate:
         return RuntimeGenerator(contract, backend, artifact=self.file, rejected=tuple(rejected))
 
 
+@dataclass(frozen=True)
+class _FirstUse:
+    """The plan that a builder makes here, behind the plans that are there already."""
+
+    path: Path
+    builder: Builder
+    gpu: int
+    options: TensorRTOptions
+    backend: Literal["tensorrt"] = "tensorrt"
+    file: str = "a plan to be built here"
+
+    def load(self, rejected: Iterable[Rejection] = ()) -> RuntimeGenerator:
+        """Have it built and open it, or raise what speaks against it."""
+        _need_gpu()
+        plan = self.builder(open_bundle(self.path), self.gpu)
+        manifest, artifact = _described_plan(plan)
+        way = _plan(manifest, artifact, str(plan), _need_gpu, lambda: read_bytes(plan), self.gpu, self.options)
+        return way.load(rejected)
+
+
 def load(
-    path: Path | str, *, backend: BackendName = "auto", device: str | None = None, threads: int | None = None
+    path: Path | str,
+    *,
+    backend: BackendName = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    cuda_graphs: bool = False,
+    runtime_cache: Path | str | None = None,
+    builder: Builder | None = None,
 ) -> RuntimeGenerator:
     """Load a generator with the best engine that this machine has for it.
 
-    The order is: a TensorRT plan that fits the GPU and the installed version, ONNX Runtime with CUDA, ONNX Runtime on
-    the CPU. A request for a backend or a device is met or refused, never replaced by something slower.
+    The order is: a TensorRT plan that fits the GPU and the installed version, one that `builder` makes, ONNX Runtime
+    with CUDA, ONNX Runtime on the CPU. A request for a backend or a device is met or refused, never replaced by
+    something slower.
 
     Args:
         path: a bundle, an ``.onnx`` or a ``.plan`` with its ``.plan.json`` beside it.
         backend: ``"tensorrt"`` or ``"onnxruntime"`` to have only that.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` to have only that.
         threads: threads inside one run on the CPU; None leaves it to ONNX Runtime.
+        cuda_graphs: plans launch a batch as a whole, where the same batch size comes again and again. Other backends
+            have no such thing.
+        runtime_cache: file in which TensorRT for RTX keeps the kernels that it compiles here; read if it is there,
+            written when the generator is closed.
+        builder: makes a plan for a bundle of which none runs here: from the open bundle and the number of the GPU to
+            the file, with its sidecar beside it. `sagan_deploy.first_use` has one; production without it stays as it
+            is, because building needs packages that running does not.
 
     Raises:
         InputError: the file is corrupt, of another kind, or does not fit this machine.
         MissingError: a package, a driver or a GPU that the request needs is missing.
         ConfigError: the options contradict each other.
+        CheckFailed: the plan that `builder` made draws other images (from `builder`).
     """
     if backend not in ("auto", "tensorrt", "onnxruntime"):
         raise ConfigError(f"backend (={backend!r}) must be auto, tensorrt or onnxruntime")
@@ -75,22 +113,35 @@ def load(
         raise ConfigError(f"threads (={threads}) must be at least 1")
     if backend == "tensorrt" and device == "cpu":
         raise ConfigError("backend 'tensorrt' needs a GPU; it cannot run with device 'cpu'")
-    wanted = [
-        c
-        for c in candidates(path, device=device, threads=threads)
-        if backend == "auto" or c.backend.startswith(backend)
-    ]
-    if not wanted:
+    options = TensorRTOptions(cuda_graphs, None if runtime_cache is None else Path(runtime_cache))
+    if (options != TensorRTOptions() or builder is not None) and (backend == "onnxruntime" or device == "cpu"):
+        raise ConfigError(
+            f"cuda_graphs, runtime_cache and builder are for TensorRT plans; leave them out with backend {backend!r} "
+            f"and device {device or 'any'!r}"
+        )
+    if builder is not None and detect(path) != "bundle":
+        raise ConfigError(f"{path} is no bundle; a builder needs one, because its golden images judge what it builds")
+    found = candidates(path, device=device, threads=threads, options=options)
+    wanted = [way for way in found if backend == "auto" or way.backend.startswith(backend)]
+    ways: list[Candidate | _FirstUse] = [*_in_order(wanted)]
+    if builder is not None:
+        plans = sum(way.backend == "tensorrt" for way in ways)
+        ways.insert(plans, _FirstUse(Path(path), builder, _devices(device)[1] or 0, options))
+    if not ways:
         raise InputError(f"{path} holds nothing that runs with backend {backend!r} and device {device or 'any'!r}.")
+    return _first_that_runs(path, ways)
+
+
+def _first_that_runs(path: Path | str, ways: Iterable[Candidate | _FirstUse]) -> RuntimeGenerator:
     rejected: list[Rejection] = []
     errors: list[SaganDeployError] = []
-    for candidate in _in_order(wanted):
+    for way in ways:
         try:
-            return candidate.load(rejected)
+            return way.load(rejected)
         except CorruptError:
             raise  # a damaged file is never a reason to quietly take another one
         except (InputError, MissingError) as error:
-            rejected.append(Rejection(candidate.backend, candidate.file, str(error)))
+            rejected.append(Rejection(way.backend, way.file, str(error)))
             errors.append(error)
     # The CPU asks for nothing special: what an ONNX model is refused for there is the model's own fault.
     if len(errors) == 1 or (rejected[-1].backend == "onnxruntime-cpu" and isinstance(errors[-1], InputError)):
@@ -99,7 +150,13 @@ def load(
     raise (MissingError if missing else InputError)(f"nothing in {path} runs here. " + " | ".join(map(str, rejected)))
 
 
-def candidates(path: Path | str, *, device: str | None = None, threads: int | None = None) -> list[Candidate]:
+def candidates(
+    path: Path | str,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    options: TensorRTOptions | None = None,
+) -> list[Candidate]:
     """Every way to run every file of `path`, in the order of the manifest.
 
     Raises:
@@ -108,6 +165,7 @@ def candidates(path: Path | str, *, device: str | None = None, threads: int | No
     """
     path = Path(path)
     cpu, gpu = _devices(device)
+    options = options or TensorRTOptions()
     kind = detect(path)
     if kind == "checkpoint":
         raise InputError(
@@ -115,11 +173,11 @@ def candidates(path: Path | str, *, device: str | None = None, threads: int | No
         )
     if kind == "bundle":
         bundle = open_bundle(path)
-        found = [_of_artifact(bundle, artifact, gpu, threads) for artifact in bundle.manifest.artifacts]
+        found = [_of_artifact(bundle, artifact, gpu, threads, options) for artifact in bundle.manifest.artifacts]
         ways = [way for group in found for way in group]
     elif kind == "plan":
         manifest, artifact = _described_plan(path)
-        ways = [_plan(manifest, artifact, path.name, lambda: None, lambda: read_bytes(path), gpu)]
+        ways = [_plan(manifest, artifact, path.name, lambda: None, lambda: read_bytes(path), gpu, options)]
     else:
         ways = _onnx(path.name, None, lambda: read_bytes(path), None, gpu, threads)
     return [way for way in ways if (cpu if way.backend == "onnxruntime-cpu" else gpu is not None)]
@@ -140,20 +198,23 @@ def _best(ways: list[Candidate], backend: str) -> list[Candidate]:
     return sorted((way for way in ways if way.backend == backend), key=rank)[:1]
 
 
-def _of_artifact(bundle: Bundle, artifact: Artifact, gpu: int | None, threads: int | None) -> list[Candidate]:
+def _of_artifact(
+    bundle: Bundle, artifact: Artifact, gpu: int | None, threads: int | None, options: TensorRTOptions
+) -> list[Candidate]:
     if artifact.kind == "onnx":
         read = functools.partial(bundle.read, artifact)
         return _onnx(artifact.path, artifact, read, bundle.manifest, gpu, threads)
-
-    def ready() -> None:
-        if reason := cuda.unavailable():
-            raise MissingError(f"it needs an NVIDIA GPU: {reason}.")
 
     # Opening a plan checks its hash, in its place in the order of checks.
     def read_plan() -> bytes:
         return read_bytes(bundle.file_path(artifact))
 
-    return [_plan(bundle.manifest, artifact, artifact.path, ready, read_plan, gpu)]
+    return [_plan(bundle.manifest, artifact, artifact.path, _need_gpu, read_plan, gpu, options)]
+
+
+def _need_gpu() -> None:
+    if reason := cuda.unavailable():
+        raise MissingError(f"it needs an NVIDIA GPU: {reason}.")
 
 
 def _plan(
@@ -163,11 +224,12 @@ def _plan(
     ready: Callable[[], None],
     read: Callable[[], bytes],
     gpu: int | None,
+    options: TensorRTOptions,
 ) -> Candidate:
     def open_(payload: bytes) -> tuple[Backend, Contract]:
         from sagan_deploy.runtime.tensorrt import open_plan
 
-        return open_plan(payload, name, manifest, artifact, device=gpu or 0)
+        return open_plan(payload, name, manifest, artifact, device=gpu or 0, options=options)
 
     return Candidate("tensorrt", name, artifact, ready, read, open_)
 

@@ -11,12 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagan_deploy.bundle.manifest import PlanInfo
-from sagan_deploy.errors import InputError
+from sagan_deploy.runtime.contexts import Contexts, TensorRTError
 from sagan_deploy.runtime.contract import Contract
-
-
-class TensorRTError(InputError):
-    """TensorRT answered False or nothing where it had to agree."""
+from sagan_deploy.runtime.graphs import Recipe, ReplayedEnqueue
 
 
 class Session:
@@ -25,18 +22,24 @@ class Session:
     Buffers are as large as the largest profile asks for and live as long as the session.
     """
 
-    def __init__(self, cuda: Any, engine: Any, plan: PlanInfo, contract: Contract) -> None:
+    def __init__(self, cuda: Any, contexts: Contexts, engine: Any, plan: PlanInfo, contract: Contract) -> None:
         self._plan, self._contract = plan, contract
         self._names = (*contract.input_names, "images")
         self._profile = 0  # a new context begins with the first profile
+        self._enqueued = ReplayedEnqueue(contexts.own_graphs)
         with contextlib.ExitStack() as stack:
-            self._context = _create_context(engine)
+            self._context = contexts.create()
             self._stream = stack.enter_context(cuda.Stream())
             self._device, self._host = {}, {}
             for name, size in _buffer_sizes(engine, contract).items():
                 self._device[name] = stack.enter_context(cuda.DeviceBuffer(size))
                 self._host[name] = stack.enter_context(cuda.PinnedBuffer(size))
             self._owned = stack.pop_all()
+
+    @property
+    def stream(self) -> Any:
+        """The stream on which everything of this session happens."""
+        return self._stream
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Images for a batch that some profile can hold, in a new array.
@@ -47,28 +50,38 @@ class Session:
             TensorRTError: TensorRT refused a step.
             MissingError: CUDA refused one.
         """
-        context, stream = self._context, self._stream
         count = len(inputs["z"])
-        profile, batch = choose_profile(self._plan, count)
-        self._use_profile(profile)
+        recipe, batch = self._prepare(count)
         for name, array in inputs.items():
             shape = (batch, *self._contract.shape(name))
             host = self._host[name].array(shape, self._contract.dtype(name))
             host[:count], host[count:] = array, array[:1]
-            _agree(context.set_input_shape(name, shape), f"set_input_shape({name!r}, {shape})")
-            stream.copy_to_device(self._device[name], self._host[name], host.nbytes)
-        if unknown := context.infer_shapes():
-            raise TensorRTError(f"TensorRT does not know the shapes of {', '.join(unknown)} for a batch of {batch}")
-        shape = (batch, *self._contract.image_shape)
-        if tuple(context.get_tensor_shape("images")) != shape:
-            raise TensorRTError(f"TensorRT gives images {tuple(context.get_tensor_shape('images'))}, not {shape}")
-        for name in self._names:
-            _agree(context.set_tensor_address(name, self._device[name].address), f"set_tensor_address({name!r})")
-        _agree(context.execute_async_v3(stream.handle), "execute_async_v3")
-        images = self._host["images"].array(shape, self._contract.image_dtype)
-        stream.copy_to_host(self._host["images"], self._device["images"], images.nbytes)
-        stream.synchronize()
+            self._stream.copy_to_device(self._device[name], self._host[name], host.nbytes)
+        self._enqueued.run(recipe, self._stream, self._enqueue)
+        images = self._host["images"].array((batch, *self._contract.image_shape), self._contract.image_dtype)
+        self._stream.copy_to_host(self._host["images"], self._device["images"], images.nbytes)
+        self._stream.synchronize()
         return np.array(images[:count])
+
+    def run_on_device(self, inputs: Mapping[str, int], images: int, count: int) -> None:
+        """Put a batch on the stream that reads and writes memory of the device; nobody waits for it.
+
+        Args:
+            inputs: address of each input, contiguous and of the type that the plan reads.
+            images: address of the memory for `count` images.
+            count: how many rows; some profile must hold them.
+
+        Raises:
+            TensorRTError, MissingError: as `run`.
+        """
+        recipe, batch = self._prepare(count)
+        for name, address in inputs.items():
+            row, mine = self._row_bytes(name), self._device[name].address
+            self._stream.copy_on_device(mine, address, count * row)
+            for filling in range(count, batch):
+                self._stream.copy_on_device(mine + filling * row, address, row)
+        self._enqueued.run(recipe, self._stream, self._enqueue)
+        self._stream.copy_on_device(images, self._device["images"].address, count * self._row_bytes("images"))
 
     def close(self) -> None:
         """Wait for the stream, then give everything back; a second call does nothing."""
@@ -78,8 +91,37 @@ class Session:
             # After a failure half a batch may still be on its way into the buffers.
             self._stream.synchronize()
         finally:
-            self._context = None  # before the buffers that it has the addresses of
-            self._owned.close()
+            try:
+                self._enqueued.close()
+            finally:
+                self._context = None  # before the buffers that it has the addresses of
+                self._owned.close()
+
+    def _prepare(self, count: int) -> tuple[Recipe, int]:
+        """Set the context to a batch of at least `count`; the batch it is set to."""
+        context = self._context
+        profile, batch = choose_profile(self._plan, count)
+        shapes = {name: (batch, *self._contract.shape(name)) for name in self._names}
+        addresses = tuple(self._device[name].address for name in self._names)
+        recipe = Recipe(profile, tuple(shapes.values()), addresses)
+        if self._enqueued.stands(recipe):
+            return recipe, batch
+        self._use_profile(profile)
+        for name in self._contract.input_names:
+            _agree(context.set_input_shape(name, shapes[name]), f"set_input_shape({name!r}, {shapes[name]})")
+        if unknown := context.infer_shapes():
+            raise TensorRTError(f"TensorRT does not know the shapes of {', '.join(unknown)} for a batch of {batch}")
+        if (found := tuple(context.get_tensor_shape("images"))) != shapes["images"]:
+            raise TensorRTError(f"TensorRT gives images {found}, not {shapes['images']}")
+        for name, address in zip(self._names, addresses, strict=True):
+            _agree(context.set_tensor_address(name, address), f"set_tensor_address({name!r})")
+        return recipe, batch
+
+    def _enqueue(self) -> None:
+        _agree(self._context.execute_async_v3(self._stream.handle), "execute_async_v3")
+
+    def _row_bytes(self, name: str) -> int:
+        return math.prod(self._contract.shape(name)) * self._contract.dtype(name).itemsize
 
     def _use_profile(self, profile: int) -> None:
         if profile == self._profile:
@@ -105,17 +147,6 @@ def choose_profile(plan: PlanInfo, count: int) -> tuple[int, int]:
         raise TensorRTError(f"a batch of {count} is above the largest profile (={plan.max_batch})")
     batch, _, index = min(fits)
     return index, batch
-
-
-def _create_context(engine: Any) -> Any:
-    # The runtime config is where newer versions take caches and CUDA graph strategies; older ones have none.
-    if hasattr(engine, "create_runtime_config"):
-        context = engine.create_execution_context(engine.create_runtime_config())
-    else:
-        context = engine.create_execution_context()
-    if context is None:
-        raise TensorRTError("TensorRT cannot create an execution context")
-    return context
 
 
 def _buffer_sizes(engine: Any, contract: Contract) -> dict[str, int]:

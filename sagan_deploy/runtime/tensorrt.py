@@ -20,9 +20,13 @@ from numpy.typing import NDArray
 from sagan_deploy.bundle.manifest import Artifact, Manifest
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.runtime import cuda as cuda_module
+from sagan_deploy.runtime.batches import parts
+from sagan_deploy.runtime.contexts import Contexts, TensorRTError, TensorRTOptions
 from sagan_deploy.runtime.contract import Contract, contract_of_artifact
+from sagan_deploy.runtime.device import DeviceImages, View, stream_handle, view_of
 from sagan_deploy.runtime.plan import PRODUCT, Flavour, Machine, preflight, rebuild_command
-from sagan_deploy.runtime.session import Session, TensorRTError
+from sagan_deploy.runtime.session import Session
+from sagan_deploy.runtime.validity import check_validity
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +84,14 @@ class TensorRTBackend:
     """A deserialised plan and the sessions that run it."""
 
     def __init__(
-        self, trt: Any, cuda: Any, loaded: tuple[Any, Any], artifact: Artifact, contract: Contract, device: int
+        self,
+        trt: Any,
+        cuda: Any,
+        loaded: tuple[Any, Any],
+        artifact: Artifact,
+        contract: Contract,
+        device: int,
+        options: TensorRTOptions,
     ) -> None:
         if artifact.plan is None:
             raise InputError(f"{artifact.path} is no plan.")
@@ -88,6 +99,7 @@ class TensorRTBackend:
         self.max_batch = artifact.plan.max_batch
         self._trt, self._cuda = trt, cuda
         self._runtime, self._engine = loaded
+        self._contexts = Contexts(trt, self._engine, artifact.plan.flavour, options)
         self._plan, self._contract, self._device = artifact.plan, contract, device
         self._idle: list[Session] = []
         self._slots = threading.BoundedSemaphore(MAX_SESSIONS)
@@ -108,16 +120,63 @@ class TensorRTBackend:
             except TensorRTError as error:
                 raise _refused(str(error), records) from error
 
+    def run_on_device(self, z: Any, labels: Any, stream: Any) -> DeviceImages:
+        """Images in device memory for inputs in device memory; see `RuntimeGenerator.on_device`."""
+        given = {"z": z} if labels is None else {"z": z, "labels": labels}
+        after = stream_handle(stream)
+        with recording_logger(self._trt).records() as records, self._session() as session:
+            try:
+                views = self._views(given, session, after)
+            except InputError as error:
+                wrong = error  # of the caller's arrays: the session has done nothing and stays
+            else:
+                try:
+                    images = self._draw_on_device(views, session, after)
+                except TensorRTError as error:
+                    raise _refused(str(error), records) from error
+                if after is None:
+                    session.stream.synchronize()
+                else:
+                    self._cuda.order(session.stream.handle, after)
+                return images
+        raise wrong
+
+    def _views(self, given: dict[str, Any], session: Session, after: int | None) -> dict[str, View]:
+        mine = session.stream.handle
+        if after is not None:
+            self._cuda.order(after, mine)
+        views = {
+            name: view_of(value, name, self._contract, self._cuda, self._device, mine) for name, value in given.items()
+        }
+        shapes = {name: view.shape[:1] for name, view in views.items()}
+        if len(set(shapes.values())) > 1:
+            raise InputError(f"labels have shape {shapes['labels']}; z asks for {shapes['z']}.")
+        return views
+
+    def _draw_on_device(self, views: dict[str, View], session: Session, after: int | None) -> DeviceImages:
+        count = views["z"].shape[0]
+        images = DeviceImages(self._cuda, (count, *self._contract.image_shape), self._contract, self._device, after)
+        for low, high in parts(count, self.max_batch):
+            rows = {name: view.address + low * view.row_bytes for name, view in views.items()}
+            session.run_on_device(rows, images.address + low * images.row_bytes, high - low)
+        return images
+
     def close(self) -> None:
         """Free the idle sessions and drop the engine; a busy session is freed by the thread that uses it."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-            self._engine = None  # before the runtime that made it
-            self._runtime = None
+            contexts = self._contexts
         with contextlib.ExitStack() as stack:
+            stack.callback(self._drop_engine)
+            stack.callback(contexts.close)  # its cache needs the engine
             for session in idle:
                 stack.callback(session.close)
+
+    def _drop_engine(self) -> None:
+        with self._lock:
+            self._engine = None  # before the runtime that made it
+            self._runtime = None
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[Session]:
@@ -148,7 +207,7 @@ class TensorRTBackend:
         logger = recording_logger(self._trt)
         with logger.records() as records:
             try:
-                return Session(self._cuda, engine, self._plan, self._contract)
+                return Session(self._cuda, self._contexts, engine, self._plan, self._contract)
             except TensorRTError as error:
                 raise _refused(str(error), records) from error
 
@@ -160,6 +219,7 @@ def open_plan(
     artifact: Artifact,
     *,
     device: int = 0,
+    options: TensorRTOptions | None = None,
     trt: Any = None,
     cuda: Any = cuda_module,
 ) -> tuple[TensorRTBackend, Contract]:
@@ -171,6 +231,7 @@ def open_plan(
         manifest: the bundle's, or the plan's sidecar.
         artifact: the entry of `manifest` for this plan.
         device: number of the CUDA device.
+        options: CUDA graphs and runtime cache; None has neither.
         trt: the TensorRT module; None imports the flavour of the plan.
         cuda: the module `sagan_deploy.runtime.cuda` or one with the same names.
 
@@ -194,13 +255,16 @@ def open_plan(
         return found
 
     preflight(payload, name, manifest, artifact, Machine(version, capability))
+    flavour: Flavour = "rtx" if artifact.plan is not None and artifact.plan.flavour == "rtx" else "tensorrt"
+    options = options or TensorRTOptions()
+    options.check_flavour(flavour, name)
     contract = contract_of_artifact(manifest, artifact)
-    module = trt or load_tensorrt("rtx" if artifact.plan is not None and artifact.plan.flavour == "rtx" else "tensorrt")
+    module = trt or load_tensorrt(flavour)
     cuda.use_device(device)
     rebuild = rebuild_command(manifest, artifact)
     runtime, engine = _deserialize(module, payload, name, rebuild)
     _check_engine(module, engine, name, contract, rebuild)
-    backend = TensorRTBackend(module, cuda, (runtime, engine), artifact, contract, device)
+    backend = TensorRTBackend(module, cuda, (runtime, engine), artifact, contract, device, options)
     try:
         backend.warm_up()
     except BaseException:
@@ -214,31 +278,11 @@ def _deserialize(trt: Any, payload: bytes, name: str, rebuild: str) -> tuple[Any
     with logger.records() as records:
         runtime = trt.Runtime(logger)
         if hasattr(runtime, "get_engine_validity"):
-            _check_validity(trt, runtime, payload, name, rebuild)
+            check_validity(trt, runtime, payload, name, rebuild)
         engine = runtime.deserialize_cuda_engine(payload)
     if engine is None:
         raise _refused(f"TensorRT cannot load {name}", records, rebuild)
     return runtime, engine
-
-
-def _check_validity(trt: Any, runtime: Any, payload: bytes, name: str, rebuild: str) -> None:
-    validity, diagnostics = runtime.get_engine_validity(payload[: runtime.engine_header_size])
-    if validity != trt.EngineValidity.INVALID:
-        return
-    words = {
-        "VERSION_MISMATCH": "another version of TensorRT built it",
-        "UNSUPPORTED_CC": "it was built for other GPUs",
-        "OLD_CUDA_DRIVER": "the NVIDIA driver is too old",
-        "OLD_CUDA_RUNTIME": "the CUDA runtime is too old",
-        "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory",
-        "MALFORMED_ENGINE": "the file is damaged",
-        "CUDA_ERROR": "CUDA reported an error",
-    }
-    bits = trt.EngineInvalidityDiagnostics
-    reasons = [text for key, text in words.items() if hasattr(bits, key) and int(diagnostics) & int(getattr(bits, key))]
-    raise InputError(
-        f"TensorRT for RTX finds {name} invalid here: {' and '.join(reasons) or 'no GPU answered'}. {rebuild}"
-    )
 
 
 def _check_engine(trt: Any, engine: Any, name: str, contract: Contract, rebuild: str) -> None:

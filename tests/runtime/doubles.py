@@ -19,12 +19,13 @@ from tests.tiny_models import SIZE, expected_images
 class Cuda:
     """Stands in for the module `sagan_deploy.runtime.cuda`."""
 
-    def __init__(self, capability=(8, 9), devices=1, fail=()):
+    def __init__(self, capability=(8, 9), devices=1, fail=()):  # noqa: C901  (four small classes around one memory)
         self.capability, self.devices, self.fail = capability, devices, set(fail)
         self.memory: dict[int, bytearray] = {}
         self.calls: list[str] = []
         self.live = 0
         self.next = 0x1000
+        self.recording: list[Any] | None = None  # what a capture has recorded so far
         outer = self
 
         class Owned:
@@ -64,10 +65,52 @@ class Cuda:
                 outer.step("copy_to_host")
                 outer.memory[target.address][:size] = outer.memory[source.address][:size]
 
+            def copy_on_device(self, target, source, size):
+                outer.step("copy_on_device")
+                outer.span(target, size)[:] = outer.span(source, size)
+
             def synchronize(self):
                 outer.step("synchronize")
+                assert outer.recording is None, "CUDA forbids to wait for a stream that records"
+
+            def capture(self, work):
+                outer.step("capture")
+                outer.recording = []
+                try:
+                    work()
+                    recorded = outer.recording
+                finally:
+                    outer.recording = None
+                outer.step("instantiate")
+                return Graph(recorded)
+
+        class Graph(Owned):
+            def __init__(self, recorded):
+                super().__init__()
+                self.recorded = recorded
+
+            def launch(self, stream):
+                outer.step("launch")
+                assert self.open
+                for work in self.recorded:
+                    work()
 
         self.DeviceBuffer, self.PinnedBuffer, self.Stream = DeviceBuffer, PinnedBuffer, Stream
+        self.Graph = Graph
+
+    def span(self, address, size):
+        """The bytes behind an address, which may lie inside a buffer, to read and to write."""
+        for start, buffer in self.memory.items():
+            if start <= address and address + size <= start + len(buffer):
+                return memoryview(buffer)[address - start : address - start + size]
+        raise AssertionError(f"{size} bytes at {address:#x} belong to nobody")
+
+    def order(self, before, after):
+        self.step(f"order {before} {after}")
+
+    def device_of(self, address):
+        inside = any(start <= address < start + len(buffer) for start, buffer in self.memory.items())
+        return 0 if inside else None
 
     def step(self, name):
         self.calls.append(name)
@@ -83,6 +126,9 @@ class Cuda:
     def compute_capability(self, device):
         self.calls.append("compute_capability")
         return self.capability
+
+    def device_name(self, device):
+        return "NVIDIA L4"
 
     def use_device(self, device):
         self.calls.append(f"use_device {device}")
@@ -116,6 +162,11 @@ class EngineInvalidityDiagnostics(enum.IntEnum):
     CUDA_ERROR = 64
 
 
+class CudaGraphStrategy(enum.Enum):
+    DISABLED = 0
+    WHOLE_GRAPH_CAPTURE = 1
+
+
 class ILogger:
     ERROR, INTERNAL_ERROR, WARNING, INFO, VERBOSE = "error", "internal", "warning", "info", "verbose"
 
@@ -131,11 +182,13 @@ class World:
         self.refuse, self.validity = set(refuse), validity
         self.calls: list[tuple[Any, ...]] = []
         self.contexts = 0
+        self.kernels: list[bytes] = []  # what TensorRT for RTX has compiled, as its runtime cache keeps it
         classes = _classes(self, rtx=flavour == "rtx", runtime_config=runtime_config)
         names = {"__version__": artifact.plan.tensorrt_version, "ILogger": ILogger, **classes}
         names |= {"TensorIOMode": TensorIOMode, "DataType": DataType}
         if flavour == "rtx":
             names |= {"EngineValidity": EngineValidity, "EngineInvalidityDiagnostics": EngineInvalidityDiagnostics}
+            names |= {"CudaGraphStrategy": CudaGraphStrategy}
         self.trt = types.ModuleType("tensorrt_rtx" if flavour == "rtx" else "tensorrt")
         vars(self.trt).update(names)
 
@@ -202,28 +255,61 @@ def _classes(world: World, *, rtx: bool, runtime_config: bool) -> dict[str, type
             if not world.answer("create_execution_context", *map(type, arguments)):
                 return None
             world.contexts += 1
+            if not world.kernels and rtx:
+                world.kernels.append(b"compiled")
             return IExecutionContext()
+
+    class IRuntimeCache:
+        def deserialize(self, blob):
+            fits = world.answer("deserialize", bytes(blob)) and bytes(blob).startswith(b"cache:")
+            if fits:
+                world.kernels[:] = bytes(blob).removeprefix(b"cache:").split(b",")
+            return fits
+
+        def serialize(self):
+            return b"cache:" + b",".join(world.kernels) if world.answer("serialize") else None
 
     class IRuntimeConfig:
         pass
 
+    class CompilingConfig(IRuntimeConfig):
+        def __init__(self):
+            self._strategy = CudaGraphStrategy.DISABLED
+
+        @property
+        def cuda_graph_strategy(self):
+            return self._strategy
+
+        @cuda_graph_strategy.setter
+        def cuda_graph_strategy(self, strategy):
+            world.answer("cuda_graph_strategy", strategy)
+            self._strategy = strategy
+
+        def create_runtime_cache(self):
+            return IRuntimeCache() if world.answer("create_runtime_cache") else None
+
+        def set_runtime_cache(self, cache):
+            return world.answer("set_runtime_cache", type(cache))
+
     class ConfiguringEngine(ICudaEngine):
         def create_runtime_config(self):
             world.answer("create_runtime_config")
-            return IRuntimeConfig()
+            return CompilingConfig() if rtx else IRuntimeConfig()
 
     class IExecutionContext:
         def __init__(self):
-            self._profile, self._shapes, self._addresses = 0, {}, {}
+            self._profile, self._shapes, self._addresses, self._changes = 0, {}, {}, 0
 
         def set_optimization_profile_async(self, profile_index, stream_handle):
             self._profile = profile_index
+            self._changes += 1
             return world.answer("set_optimization_profile_async", profile_index)
 
         def set_input_shape(self, name, shape):
             shapes = world.artifact.plan.profiles[self._profile][name]
             inside = all(a <= b <= c for a, b, c in zip(shapes["min"], shape, shapes["max"], strict=True))
             self._shapes[name] = tuple(shape)
+            self._changes += 1
             return world.answer("set_input_shape", name, tuple(shape)) and inside
 
         def infer_shapes(self):
@@ -235,11 +321,25 @@ def _classes(world: World, *, rtx: bool, runtime_config: bool) -> dict[str, type
 
         def set_tensor_address(self, name, memory):
             self._addresses[name] = memory
+            self._changes += 1
             return world.answer("set_tensor_address", name)
 
         def execute_async_v3(self, stream_handle):
             if not world.answer("execute_async_v3", stream_handle):
                 return False
+            if world.cuda.recording is None:
+                self._compute()
+            else:
+                changes = self._changes
+
+                def replay():
+                    assert self._changes == changes, "the context changed after its work was recorded"
+                    self._compute()
+
+                world.cuda.recording.append(replay)
+            return True
+
+        def _compute(self):
             memory = world.cuda.memory
             arrays = {}
             for name, shape in self._shapes.items():
@@ -248,12 +348,12 @@ def _classes(world: World, *, rtx: bool, runtime_config: bool) -> dict[str, type
             images = expected_images(world.config, arrays["z"], arrays.get("labels")).astype(np.float32)
             assert images.shape[2:] == (SIZE, SIZE)
             memory[self._addresses["images"]][: images.nbytes] = images.tobytes()
-            return True
 
     engine_class = ConfiguringEngine if runtime_config else ICudaEngine
     return {
         "Runtime": ValidatingRuntime if rtx else Runtime,
         "ICudaEngine": engine_class,
         "IExecutionContext": IExecutionContext,
-        "IRuntimeConfig": IRuntimeConfig,
+        "IRuntimeConfig": CompilingConfig if rtx else IRuntimeConfig,
+        **({"IRuntimeCache": IRuntimeCache} if rtx else {}),
     }

@@ -18,11 +18,17 @@ class Cudart:
     """A double of cuda.bindings.runtime on ordinary host memory."""
 
     cudaStreamNonBlocking = 1
-    cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaEventDisableTiming = 2
+    cudaMemcpyKind = types.SimpleNamespace(
+        cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3
+    )
+    cudaMemoryType = types.SimpleNamespace(cudaMemoryTypeHost=1, cudaMemoryTypeDevice=2, cudaMemoryTypeManaged=3)
+    cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
     cudaDeviceAttr = types.SimpleNamespace(cudaDevAttrComputeCapabilityMajor=75, cudaDevAttrComputeCapabilityMinor=76)
 
     def __init__(self, devices=2, fail=()):
         self.devices, self.fail, self.live, self.copies, self.device = devices, fail, {}, [], None
+        self.calls = []
 
     def code(self, name):
         return Code(2) if name in self.fail else Code(0)
@@ -32,6 +38,9 @@ class Cudart:
 
     def cudaDeviceGetAttribute(self, attribute, device):
         return self.code("cudaDeviceGetAttribute"), {75: 8, 76: 9}[attribute]
+
+    def cudaGetDeviceProperties(self, device):
+        return self.code("cudaGetDeviceProperties"), types.SimpleNamespace(name=b"NVIDIA L4\0\0")
 
     def cudaSetDevice(self, device):
         self.device = device
@@ -67,6 +76,58 @@ class Cudart:
         ctypes.memmove(target, source, size)
         self.copies.append((size, kind, stream))
         return (self.code("cudaMemcpyAsync"),)
+
+    def made(self, name, handle):
+        self.calls.append(name)
+        if name in self.fail:
+            return Code(2), None
+        self.live[handle] = name
+        return Code(0), handle
+
+    def cudaEventCreateWithFlags(self, flags):
+        assert flags == self.cudaEventDisableTiming
+        return self.made("cudaEventCreateWithFlags", 88)
+
+    def cudaEventRecord(self, event, stream):
+        self.calls.append(("cudaEventRecord", event, stream))
+        return (self.code("cudaEventRecord"),)
+
+    def cudaStreamWaitEvent(self, stream, event, flags):
+        self.calls.append(("cudaStreamWaitEvent", stream, event, flags))
+        return (self.code("cudaStreamWaitEvent"),)
+
+    def cudaEventDestroy(self, event):
+        return self.cudaFree(event)
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        assert mode == 1
+        self.calls.append("cudaStreamBeginCapture")
+        return (self.code("cudaStreamBeginCapture"),)
+
+    def cudaStreamEndCapture(self, stream):
+        return self.made("cudaStreamEndCapture", 91)
+
+    def cudaGraphInstantiate(self, graph, flags):
+        assert (graph, flags) == (91, 0)
+        return self.made("cudaGraphInstantiate", 92)
+
+    def cudaGraphDestroy(self, graph):
+        return self.cudaFree(graph)
+
+    def cudaGraphExecDestroy(self, graph):
+        return self.cudaFree(graph)
+
+    def cudaGraphLaunch(self, graph, stream):
+        self.calls.append(("cudaGraphLaunch", graph, stream))
+        return (self.code("cudaGraphLaunch"),)
+
+    def cudaGetLastError(self):
+        self.calls.append("cudaGetLastError")
+        return (Code(0),)
+
+    def cudaPointerGetAttributes(self, address):
+        kind = self.cudaMemoryType.cudaMemoryTypeDevice if address in self.live else 0
+        return self.code("cudaPointerGetAttributes"), types.SimpleNamespace(type=kind, device=1)
 
     def cudaGetErrorString(self, code):
         return Code(0), b"out of memory"
@@ -110,10 +171,78 @@ def test_out_of_memory_says_how_much_was_wanted(cudart, kind):
         kind(1024)
 
 
+def test_a_copy_that_stays_on_the_device(cudart):
+    with cuda.Stream() as stream, cuda.DeviceBuffer(8) as one, cuda.DeviceBuffer(8) as other:
+        ctypes.memmove(one.address, b"abcdefgh", 8)
+        stream.copy_on_device(other.address + 4, one.address, 4)
+        assert ctypes.string_at(other.address + 4, 4) == b"abcd"
+        assert cudart.copies == [(4, 3, 77)]
+
+
+def test_one_stream_waits_for_another_through_an_event_that_is_given_back(cudart):
+    cuda.order(5, 6)
+    assert cudart.calls == ["cudaEventCreateWithFlags", ("cudaEventRecord", 88, 5), ("cudaStreamWaitEvent", 6, 88, 0)]
+    assert cudart.live == {}
+
+
+@pytest.mark.parametrize("call", ["cudaEventCreateWithFlags", "cudaEventRecord", "cudaStreamWaitEvent"])
+def test_order_refused(cudart, call):
+    cudart.fail = [call]
+    with pytest.raises(MissingError, match=call.removesuffix("WithFlags")):
+        cuda.order(5, 6)
+    assert cudart.live == {}
+
+
+def test_a_graph_is_recorded_instantiated_and_launched(cudart):
+    with cuda.Stream() as stream, stream.capture(lambda: cudart.calls.append("work")) as graph:
+        assert cudart.calls == [*("cudaStreamBeginCapture", "work", "cudaStreamEndCapture", "cudaGraphInstantiate")]
+        assert cudart.live == {77: "stream", 92: "cudaGraphInstantiate"}  # the recording itself is gone
+        graph.launch(stream)
+        assert cudart.calls[-1] == ("cudaGraphLaunch", 92, 77)
+        cudart.fail = ["cudaGraphLaunch"]
+        with pytest.raises(MissingError, match="cudaGraphLaunch failed"):
+            graph.launch(stream)
+    assert cudart.live == {}
+
+
+@pytest.mark.parametrize("call", ["cudaStreamEndCapture", "cudaGraphInstantiate"])
+def test_what_cannot_be_recorded_leaves_nothing_and_no_error_behind(cudart, call):
+    cudart.fail = [call]
+    with cuda.Stream() as stream, pytest.raises(MissingError, match=call):
+        stream.capture(lambda: None)
+    assert cudart.live == {}
+    assert cudart.calls[-1] == "cudaGetLastError"
+
+
+def test_a_recording_that_cannot_begin(cudart):
+    cudart.fail = ["cudaStreamBeginCapture"]
+    with cuda.Stream() as stream, pytest.raises(MissingError, match="cudaStreamBeginCapture"):
+        stream.capture(lambda: pytest.fail("nothing may be enqueued"))
+
+
+@pytest.mark.parametrize("fail", [(), ("cudaStreamEndCapture",)])
+def test_work_that_fails_ends_the_recording_and_speaks_for_itself(cudart, fail):
+    def work():
+        raise ValueError("refused")
+
+    cudart.fail = fail
+    with cuda.Stream() as stream, pytest.raises(ValueError, match="refused"):
+        stream.capture(work)
+    assert "cudaStreamEndCapture" in cudart.calls
+    assert cudart.live == {}
+
+
+def test_where_memory_lies(cudart):
+    with cuda.DeviceBuffer(8) as buffer:
+        assert cuda.device_of(buffer.address) == 1
+    assert cuda.device_of(1234) is None
+
+
 def test_queries(cudart):
     assert cuda.device_count() == 2
     assert cuda.unavailable() is None
     assert cuda.compute_capability(0) == (8, 9)
+    assert cuda.device_name(0) == "NVIDIA L4"
     cuda.use_device(1)
     assert cudart.device == 1
 
@@ -141,7 +270,9 @@ def test_the_real_package_has_every_name_that_the_double_has():
     assert len(names) > 10
     for name in names:
         assert hasattr(real, name), name
-    for group in ("cudaMemcpyKind", "cudaDeviceAttr"):
+    assert hasattr(real.cudaDeviceProp, "name")
+    assert {"type", "device"} <= set(dir(real.cudaPointerAttributes))
+    for group in ("cudaMemcpyKind", "cudaDeviceAttr", "cudaMemoryType", "cudaStreamCaptureMode"):
         for name in vars(getattr(Cudart, group)):
             assert hasattr(getattr(real, group), name), name
 

@@ -19,7 +19,7 @@ LABELS = np.arange(9) % 3
 TWO_PROFILES = (profile(1, 1, 1), profile(4, 8, 8))
 
 
-def opened(config=CONFIG, *, cuda=None, flavour="rtx", plan_changes=None, **world_changes):
+def opened(config=CONFIG, *, cuda=None, flavour="rtx", plan_changes=None, options=None, **world_changes):
     """A generator over doubles, with its world."""
     cuda = cuda or Cuda()
     changes = {} if flavour == "rtx" else {"flavour": "tensorrt", "tensorrt_version": "10.0.1.6"}
@@ -29,7 +29,7 @@ def opened(config=CONFIG, *, cuda=None, flavour="rtx", plan_changes=None, **worl
     manifest = manifest_of([artifact], config)
 
     def open_():
-        backend, contract = open_plan(payload, "m.plan", manifest, artifact, trt=world.trt, cuda=cuda)
+        backend, contract = open_plan(payload, "m.plan", manifest, artifact, trt=world.trt, cuda=cuda, options=options)
         return RuntimeGenerator(contract, backend, artifact="m.plan")
 
     return open_, world, cuda
@@ -152,6 +152,12 @@ def test_no_context_is_an_error():
         (2 | 4, "other GPUs and the NVIDIA driver is too old"),
         (32, "damaged"),
         (0, "no GPU answered"),
+        (1 | 256, r"another version .* without a name here \(bits 0x100\)"),
+        (4, r"driver is too old\. Update the NVIDIA driver\.$"),
+        (2 | 4, r"Update the NVIDIA driver\. Build one that fits"),
+        (8, "CUDA runtime is too old"),
+        (16, "too little memory.*--max-batch"),
+        (64, "CUDA reported an error.*nvidia-smi"),
     ],
 )
 def test_an_invalid_engine_is_explained_in_words(bits, words):
