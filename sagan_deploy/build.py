@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from sagan_deploy.bundle.bundle import sidecar_path
 from sagan_deploy.bundle.kernels import kernels_of
-from sagan_deploy.bundle.manifest import Artifact, Manifest, PlanInfo, Range, Verdict
+from sagan_deploy.bundle.manifest import Artifact, Manifest, PlanInfo, Precision, Range, Verdict
 from sagan_deploy.bundle.onnx_description import OnnxDescription, describe_onnx
 from sagan_deploy.errors import ConfigError, InputError
 from sagan_deploy.files import read_bytes, remove, sha256_bytes, write_bytes, write_text
@@ -21,6 +21,7 @@ from sagan_deploy.onnx_header import OnnxHeader, OnnxTensor, read_onnx_header
 from sagan_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from exporters.quantise import Kind
     from exporters.specs import EngineSpec, Profile
     from exporters.targets import Target
     from exporters.tensorrt.backend import Backend
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     BatchRange = tuple[int, int, int]  # smallest, best and largest batch
 
 _ASSERTED = ("fp32", "fp16", "bf16")
+_QUANTISED = ("int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def build_plan(
         ConfigError: batches that contradict each other, or inputs that no batch size describes.
         ExportersError: as `exporters.tensorrt.builder.build_engine`.
     """
+    from exporters.quantise import check_quantised_plan
     from exporters.tensorrt.builder import build_engine
 
     ranges = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
@@ -90,6 +93,9 @@ def build_plan(
     spec = dataclasses.replace(job.spec, timing_cache=timing_cache)
     result = build_engine(job.backend, job.payload, spec, progress)
     manifest = None
+    if job.description is not None and job.description.precision in _QUANTISED:
+        kind = cast("Kind", job.description.precision)
+        check_quantised_plan(result.layers, kind, job.description.quantised_convolutions)
     if job.description is not None:
         manifest = _manifest(job.description, job.payload, job.backend, spec, result)
     return BuiltPlan(result.plan, manifest, result, job.backend.product)
@@ -153,6 +159,7 @@ def _prepare(
     profiles: Sequence[BatchRange | Profile],
     workspace_bytes: int | None,
 ) -> _Job:
+    from exporters.quantise import check_quantised_targets
     from exporters.targets import resolve_targets
     from exporters.tensorrt.backend import load_backend
 
@@ -162,6 +169,8 @@ def _prepare(
     header = read_onnx_header(payload, str(path))
     description = describe_onnx(header, path)
     wanted = resolve_targets(targets)
+    if description is not None and description.precision in _QUANTISED:
+        check_quantised_targets(cast("Kind", description.precision), wanted)
     backend = load_backend(_flavour(flavour, wanted))
     spec = _spec(header, description, wanted, profiles, workspace_bytes, path)
     return _Job(payload, description, backend, spec)
@@ -242,7 +251,7 @@ def _manifest(
         kind="plan",
         sha256=sha256_bytes(result.plan),
         size=len(result.plan),
-        precision=cast('Literal["fp32", "fp16", "bf16", "mixed"]', description.precision),
+        precision=cast("Precision", description.precision),
         form=cast('Literal["inference", "training"]', description.form),
         attention=cast('Literal["fused", "decomposed"]', description.attention),
         output=cast('Literal["float", "uint8"]', description.output),

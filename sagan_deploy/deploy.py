@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sagan_deploy.build import build_plan, write_plan
 from sagan_deploy.bundle.bundle import finish_bundle, hashed_file, read_manifest, sidecar_path
@@ -26,6 +26,7 @@ from sagan_deploy.model.inference.options import InferenceOptions
 from sagan_deploy.parity.compare import judge
 from sagan_deploy.parity.policy import Policy
 from sagan_deploy.progress import Progress, silent
+from sagan_deploy.quantisation import quantised
 from sagan_deploy.reports.folder import write_reports
 from sagan_deploy.reports.words import without_folder
 from sagan_deploy.verify import default_limits
@@ -58,10 +59,11 @@ class DeployOptions:
 
     def __post_init__(self) -> None:
         if not self.precisions:
-            raise ConfigError("precisions (=()) must name at least one of fp32, fp16, bf16")
+            raise ConfigError("precisions (=()) must name at least one of fp32, fp16, bf16, int8, fp8")
         for precision in self.precisions:
             # Refused before the first export, which takes seconds.
-            InferenceOptions(precision, attention=self.attention, output=self.output)  # type: ignore[arg-type]
+            exported = "fp16" if precision in ("int8", "fp8") else precision
+            InferenceOptions(exported, attention=self.attention, output=self.output)  # type: ignore[arg-type]
         if not 1 <= self.opt_batch <= self.max_batch:
             raise ConfigError(f"opt_batch (={self.opt_batch}) must lie in 1..max_batch (={self.max_batch})")
 
@@ -157,8 +159,12 @@ def _export_all(
     artifacts = []
     for precision in options.precisions:
         with clock(f"export {precision}"):
-            inference = InferenceOptions(precision, attention=options.attention, output=options.output)  # type: ignore[arg-type]
-            exported = export_generator(checkpoint, inference, progress=progress)
+            form: dict[str, Any] = {"attention": options.attention, "output": options.output}
+            if precision in ("int8", "fp8"):
+                half = InferenceOptions("fp16", **form)
+                exported = quantised(checkpoint, precision, half, progress=progress)  # type: ignore[arg-type]
+            else:
+                exported = export_generator(checkpoint, InferenceOptions(precision, **form), progress=progress)  # type: ignore[arg-type]
             path = f"onnx/generator.{precision}.onnx"
             write_bytes(folder / path, exported.payload)
             artifacts.append(onnx_artifact(exported, path))

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 _PLAN = "model.plan"
 _FORMAT = 1  # of the cache; another one makes other keys
-_PREFERENCE = ("fp16", "mixed", "fp32", "bf16")  # what CUDA is fast at comes first
+_PREFERENCE = ("fp16", "mixed", "fp32", "bf16", "int8", "fp8")  # what CUDA is fast at comes first
 # The sign by which backup programs know a cache: https://bford.info/cachedir/
 _TAG = "CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55\n# Plans of sagan-deploy; delete them at will.\n"
 

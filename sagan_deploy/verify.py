@@ -8,10 +8,12 @@ run draws them again; each image alone is held to two limits, the relative L2 er
                                                rounds too, and every machine adds in an order of its own
     fp16, mixed   3 u √L           2/255       one 8-bit code; sums are float32, so only stored values round
     bf16          3 u √L           16/255      three bits less than fp16
+    int8, fp8     3 u √L           16, 32/255  steps of 2⁻⁸ of a range, of 2⁻⁴ of a value; the manifest's limits, by
+                                               which such a file was judged, are what usually counts
 
-with u the unit roundoff (2⁻²⁴, 2⁻¹¹, 2⁻⁸) and L the number of rounding layers on the longest path: L independent
-errors of relative size u add up to u √L, and 3 is for three standard deviations. A manifest may bring limits of its own
-per artifact, from the policy that judged it when it was made.
+with u the unit roundoff (2⁻²⁴, 2⁻¹¹, 2⁻⁸, and those steps) and L the number of rounding layers on the longest path:
+L independent errors of relative size u add up to u √L, and 3 is for three standard deviations. A manifest may bring
+limits of its own per artifact, from the policy that judged it when it was made.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ from sagan_deploy.progress import Progress, silent
 from sagan_deploy.runtime.generator import RuntimeGenerator
 from sagan_deploy.runtime.loading import Candidate, candidates
 
-_UNIT_ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "mixed": 2.0**-11, "bf16": 2.0**-8}
-_MAX_ABS = {"fp32": 1e-4, "fp16": 2 / 255, "mixed": 2 / 255, "bf16": 16 / 255}
+_HALF = 2.0**-11
+_UNIT_ROUNDOFF = {"fp32": 2.0**-24, "fp16": _HALF, "mixed": _HALF, "bf16": 2.0**-8, "int8": 2.0**-8, "fp8": 2.0**-4}
+_MAX_ABS = {"fp32": 1e-4, "fp16": 2 / 255, "mixed": 2 / 255, "bf16": 16 / 255, "int8": 16 / 255, "fp8": 32 / 255}
 _FP32_SUMS = 8
 _CODE = 2 / 255  # one step of an 8-bit image in units of [-1, 1]
 

@@ -50,6 +50,19 @@ def test_production_draws_the_golden_images(made, checkpoint):
         np.testing.assert_allclose(generator(golden.z, golden.labels), golden.images, atol=1e-4)
 
 
+def test_an_int8_bundle_is_judged_by_its_own_limits_and_has_a_plan(checkpoint, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    options = DeployOptions(precisions=("int8",), targets=("rtx-4090",), images=4, max_batch=8)
+    made = deploy(checkpoint, tmp_path / "bundle", options)
+    onnx, plan = made.manifest.artifacts
+    assert (onnx.precision, plan.precision) == ("int8", "int8")
+    assert onnx.verdict.status == "passed"
+    assert 0.01 < onnx.limits.rel_l2 <= 0.1
+    assert plan.limits == onnx.limits
+    replays = {replay.file: replay for replay in verify_bundle(made.folder).replays}
+    assert not any(replay.status == "failed" for replay in replays.values())
+
+
 def broken_export(checkpoint, options, **rest):
     """An exporter that loses a tenth of γ."""
     generator = checkpoint.generator()
@@ -84,7 +97,7 @@ def test_an_existing_bundle_is_kept_without_force(made, checkpoint):
     assert (made.folder / "manifest.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("options", [{"precisions": ()}, {"precisions": ("fp8",)}, {"opt_batch": 9, "max_batch": 8}])
+@pytest.mark.parametrize("options", [{"precisions": ()}, {"precisions": ("fp4",)}, {"opt_batch": 9, "max_batch": 8}])
 def test_absurd_options_are_refused(options):
     with pytest.raises(ConfigError):
         DeployOptions(**options)

@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 
 DType = Literal["float32", "float16", "int64", "uint8"]
-Precision = Literal["fp32", "fp16", "bf16", "mixed"]
+Precision = Literal["fp32", "fp16", "bf16", "mixed", "int8", "fp8"]
 Range = dict[str, tuple[int, ...]]  # {"min": shape, "opt": shape, "max": shape}
 
 

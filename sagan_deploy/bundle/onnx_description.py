@@ -14,7 +14,8 @@ from sagan_deploy.errors import ConfigError, InputError
 from sagan_deploy.onnx_header import OnnxHeader, OnnxTensor
 
 PREFIX = "sagan_deploy."
-_HALF = ("fp16", "bf16")  # TensorRT has no fused attention kernel for float32
+# TensorRT has no fused attention kernel for float32; what is not quantised is fp16.
+_HALF = ("fp16", "bf16", "int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class OnnxDescription:
     provenance: tuple[dict[str, Any], ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    quantised_convolutions: tuple[str, ...] = ()
 
     @property
     def fused_attention(self) -> int | None:
@@ -62,6 +64,7 @@ def describe_onnx(header: OnnxHeader, path: Path) -> OnnxDescription | None:
             provenance=tuple(json.loads(metadata["provenance"])),
             inputs=tuple(_tensor_info(tensor, meaning) for tensor in header.inputs),
             outputs=tuple(_tensor_info(tensor, meaning) for tensor in header.outputs),
+            quantised_convolutions=tuple(json.loads(metadata.get("quantised_convolutions", "[]"))),
         )
     except KeyError as error:
         raise InputError(f"{path} lacks the metadata {PREFIX}{error.args[0]}. Export it again.") from error

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 def deploy(
     checkpoint: Annotated[Path, typer.Argument(help="A generator checkpoint (.safetensors).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to make: a folder.")],
-    precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, bf16.")] = "fp32,fp16",
+    precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, bf16, int8, fp8.")] = "fp32,fp16",
     target: Annotated[
         str | None,
         typer.Option(help="GPUs for the TensorRT plan, or 'none'; by default all RTX GPUs if the builder is here."),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from sagan_deploy.cli.talk import ForceOption, JsonOption, QuietOption, print_json, print_result, progress_bars
+from sagan_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
     from sagan_deploy.bundle.manifest import Artifact
@@ -23,7 +24,8 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="A generator checkpoint (.safetensors).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")],
     precision: Annotated[
-        Literal["fp32", "fp16", "bf16"], typer.Option(help="Type of weights and arithmetic.")
+        Literal["fp32", "fp16", "bf16", "int8", "fp8"],
+        typer.Option(help="Type of weights and arithmetic. int8, fp8: calibrated convolutions, the rest fp16."),
     ] = "fp32",
     form: Annotated[
         Literal["inference", "training"],
@@ -40,6 +42,7 @@ def export(
         Literal["float", "uint8"], typer.Option(help="float: n c h w in [-1, 1]; uint8: n h w c, 0 to 255.")
     ] = "float",
     io_precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Type of the input z.")] = "fp32",
+    calibration_latents: Annotated[int, typer.Option(min=1, help="Images that int8 and fp8 are calibrated on.")] = 64,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; by default one that TensorRT 10 reads.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -53,13 +56,21 @@ def export(
     from sagan_deploy.export import export_generator, onnx_artifact
     from sagan_deploy.files import refuse_existing_file, write_bytes
     from sagan_deploy.model.inference.options import InferenceOptions
+    from sagan_deploy.quantisation import quantised
 
     refuse_existing_file(out, force=force)
-    options = InferenceOptions(
-        precision=precision, attention=attention, upsample_conv=upsample_conv, output=output, io_precision=io_precision
-    )
+    if precision in ("int8", "fp8") and form == "training":
+        raise ConfigError("--form training is for comparison and comes in --precision fp32 --output float only")
+    shape = {"attention": attention, "upsample_conv": upsample_conv, "output": output, "io_precision": io_precision}
     with progress_bars(quiet=quiet) as progress:
-        exported = export_generator(load_checkpoint(checkpoint), options, form=form, opset=opset, progress=progress)
+        loaded = load_checkpoint(checkpoint)
+        if precision in ("fp32", "fp16", "bf16"):
+            options = InferenceOptions(precision=precision, **shape)  # type: ignore[arg-type]
+            exported = export_generator(loaded, options, form=form, opset=opset, progress=progress)
+        else:
+            kind = cast('Literal["int8", "fp8"]', precision)
+            half = InferenceOptions(precision="fp16", **shape)  # type: ignore[arg-type]
+            exported = quantised(loaded, kind, half, latents=calibration_latents, opset=opset, progress=progress)
     write_bytes(out, exported.payload)
     _show(exported, onnx_artifact(exported, out.name), out, as_json=json)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.files import read_bytes, sha256_bytes
 from sagan_deploy.filetypes import detect
 from sagan_deploy.optional import require
+from sagan_deploy.parity.policy import Precision
 
 if TYPE_CHECKING:
     from sagan_deploy.runtime import RuntimeGenerator
@@ -36,7 +37,7 @@ class Candidate:
     path: Path
     kind: Literal["onnx", "plan"]
     payload: bytes = field(repr=False)
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Precision
     output: Literal["float", "uint8"]
     attention: Literal["fused", "decomposed"]
     checkpoint_sha256: str
@@ -44,11 +45,17 @@ class Candidate:
     stages: dict[str, str] = field(default_factory=dict)
     onnx_sha256: str = ""
     batches: tuple[int, ...] = ()
+    quantisation: dict[str, Any] = field(default_factory=dict)  # the step of its provenance, for int8 and fp8
 
     @property
     def sha256(self) -> str:
         """Hash of the file."""
         return sha256_bytes(self.payload)
+
+    @property
+    def arithmetic(self) -> str:
+        """What files share that round alike: the precision, and for quantised ones how they were calibrated."""
+        return f"{self.precision} {json.dumps(self.quantisation, sort_keys=True)}"
 
     @property
     def how(self) -> str:
@@ -57,6 +64,8 @@ class Candidate:
             return "TensorRT on the GPU"
         if self.precision == "fp32":
             return "ONNX Runtime on the CPU"
+        if self.quantisation:
+            return f"{self.precision} convolutions, and true fp16 rounding of the rest, emulated on the CPU"
         return f"true {self.precision} rounding after every operation, emulated on the CPU"
 
 
@@ -100,6 +109,7 @@ def _open_onnx(path: Path) -> Candidate:
             checkpoint_sha256=metadata["sagan_deploy.checkpoint_sha256"],
             z_type="float16" if _reads_float16(model) else "float32",
             stages=json.loads(metadata["sagan_deploy.stages"]),
+            quantisation=_quantisation(json.loads(metadata["sagan_deploy.provenance"])),
         )
     except (KeyError, ValueError) as error:
         raise InputError(
@@ -128,8 +138,14 @@ def _open_plan(path: Path) -> Candidate:
         checkpoint_sha256=manifest.checkpoint_sha256 or "",
         z_type="float16" if artifact.inputs[0].dtype == "float16" else "float32",
         onnx_sha256=artifact.plan.onnx_sha256,
+        quantisation=_quantisation(manifest.provenance),
         batches=tuple(sorted({shape[0] for profile in artifact.plan.profiles for shape in profile["z"].values()})),
     )
+
+
+def _quantisation(provenance: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """How a file was quantised; empty for one that was not."""
+    return next((step for step in provenance if step.get("step") == "quantise"), {})
 
 
 def _reads_float16(model: Any) -> bool:
@@ -202,6 +218,11 @@ def share_in_declared_precision(candidate: Candidate) -> float:
     if candidate.kind == "plan":
         return 1.0
     onnx = require("onnx", "export")
+    if candidate.quantisation:
+        from exporters.quantise import quantised_convolutions
+
+        found = len(quantised_convolutions(candidate.payload))
+        return min(1.0, found / max(1, int(candidate.quantisation["convolutions"])))
     tensors = onnx.load_from_string(candidate.payload).graph.initializer
     types = onnx.TensorProto.DataType
     floating = {types.Value(name) for name in _ELEMENT_TYPES.values()}

@@ -24,7 +24,8 @@ from sagan_deploy.parity.gates import Drawn, distances, gates_of, hard_gates
 from sagan_deploy.parity.localise import first_faulty_stage
 from sagan_deploy.parity.metrics import relative_l2
 from sagan_deploy.parity.pictures import worst_pictures
-from sagan_deploy.parity.policy import Limit, Policy, Precision
+from sagan_deploy.parity.policy import Limit, Policy
+from sagan_deploy.parity.quantised_yardstick import draw_quantised
 from sagan_deploy.parity.reference import REFERENCE, draw_float64
 from sagan_deploy.parity.report import Gate, Leg, ParityReport, StageFault
 from sagan_deploy.parity.yardstick import draw_in
@@ -68,9 +69,9 @@ def judge(
         pool = pool.rounded_to_half()
     generator = checkpoint.generator()
     reference = draw_float64(generator, pool, progress=progress)
-    yardsticks: dict[str, dict[str, float]] = {
-        precision: distances(draw_in(precision, generator, pool, progress=progress), reference)
-        for precision in dict.fromkeys(candidate.precision for candidate in candidates)
+    yardsticks = {
+        key: distances(_draw_like(one, generator, pool, progress), reference)
+        for key, one in {candidate.arithmetic: candidate for candidate in candidates}.items()
     }
     trial = _Trial(checkpoint, generator, pool, cases, reference, policy or Policy(), yardsticks)
     layouts = sorted({c.attention for c in candidates if c.kind == "onnx"}) or ["fused"]
@@ -103,9 +104,16 @@ class _Trial:
     policy: Policy
     yardsticks: Mapping[str, Mapping[str, float]]
 
-    def limits(self, precision: Precision, depth: Depth) -> dict[str, Limit]:
-        """The limits of a file, or of a stage with its own depth."""
-        return self.policy.limits(precision, depth, self.yardsticks[precision])
+    def limits(self, candidate: Candidate, depth: Depth) -> dict[str, Limit]:
+        """The limits of a file, or of a stage of it with its own depth."""
+        return self.policy.limits(candidate.precision, depth, self.yardsticks[candidate.arithmetic])
+
+
+def _draw_like(candidate: Candidate, generator: Generator, pool: Pool, progress: Progress) -> NDArray[np.float64]:
+    """What PyTorch's training form makes of the pool in the arithmetic of a file."""
+    if candidate.quantisation:
+        return draw_quantised(generator, pool, candidate.quantisation)
+    return draw_in(candidate.precision, generator, pool, progress=progress)
 
 
 def _algebra_leg(layout: str, trial: _Trial, progress: Progress) -> Leg:
@@ -135,7 +143,7 @@ def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
         return dataclasses.replace(leg, reason=str(error))
     if isinstance(drawn, InputError):
         return dataclasses.replace(leg, status="failed", reason=str(drawn), seconds=time.perf_counter() - start)
-    limits = trial.limits(candidate.precision, depth)
+    limits = trial.limits(candidate, depth)
     gates = hard_gates(candidate, drawn, trial.checkpoint)
     comparable = all(gate.passed for gate in gates)
     if comparable:
@@ -202,7 +210,7 @@ def _fault(candidate: Candidate, trial: _Trial, gates: Sequence[Gate], drawn: Se
         candidate.stages,
         z,
         labels,
-        budget=lambda path: trial.limits(candidate.precision, depths[path])["tensor.rel_l2"].value,
+        budget=lambda path: trial.limits(candidate, depths[path])["tensor.rel_l2"].value,
     )
     images = next((gate for gate in gates if gate.rule == "tensor.rel_l2" and not gate.passed), None)
     if fault is not None or images is None:

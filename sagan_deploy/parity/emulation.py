@@ -25,16 +25,19 @@ _FLOAT, _FLOAT16, _BFLOAT16 = 1, 10, 16
 _HALVES = frozenset({_FLOAT16, _BFLOAT16})
 
 #: Results are among the operands (or their negatives, integer parts, ...), so half operands need no rounding.
+#: A dequantised value, code times scale, enters the sum that reads it unrounded, as on a GPU.
 #: (ONNX Runtime's MaxPool may pass over a NaN beside numbers; Relu, Max and Clip hand it on.)
 EXACT = frozenset({
-    "Abs", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten",
+    "Abs", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "DequantizeLinear", "Expand",
+    "Flatten",
     "Floor", "Gather", "GatherElements", "GatherND", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad",
     "ReduceMax", "ReduceMin", "Relu", "Reshape", "Resize:nearest", "Round", "Shape", "Sign", "Size", "Slice",
     "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
 })  # fmt: skip
-#: Tests that answer the same for a half value and for the float32 that equals it.
+#: Tests, and codes, that are the same for a half value and for the float32 that equals it.
 TESTS = frozenset({
     "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonZero",
+    "QuantizeLinear",
 })  # fmt: skip
 #: Computed in float32 from half operands and rounded once.
 ROUNDED = frozenset({

@@ -23,8 +23,8 @@ Builder = Callable[[Bundle, int], Path]
 
 # fp16 is what CUDA is fast at; on the CPU ONNX Runtime computes it in fp32 after many conversions.
 _PREFERENCE = {
-    "onnxruntime-cuda": ("fp16", "mixed", "fp32", "bf16"),
-    "onnxruntime-cpu": ("fp32", "mixed", "fp16", "bf16"),
+    "onnxruntime-cuda": ("fp16", "mixed", "fp32", "bf16", "int8", "fp8"),
+    "onnxruntime-cpu": ("fp32", "mixed", "fp16", "bf16", "int8", "fp8"),
 }
 
 

@@ -21,8 +21,8 @@ VERSION = "1"
 _DEFAULT_MAX_BATCH, _DEFAULT_OPT_BATCH = 64, 8  # where no plan says otherwise; those of `deploy`
 # fp16 is what GPUs are fast at; on the CPU ONNX Runtime computes it in fp32 after many conversions.
 _PREFERENCE: dict[Device, tuple[str, ...]] = {
-    "gpu": ("fp16", "mixed", "bf16", "fp32"),
-    "cpu": ("fp32", "mixed", "fp16", "bf16"),
+    "gpu": ("fp16", "mixed", "bf16", "fp32", "int8", "fp8"),
+    "cpu": ("fp32", "mixed", "fp16", "bf16", "int8", "fp8"),
 }
 # ONNX Runtime hands TensorRT a network whose types are no promise. Only these two mean the same to both.
 _ACCELERATED = {"fp16": "FP16", "fp32": "FP32"}

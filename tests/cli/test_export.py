@@ -42,3 +42,13 @@ def test_contradictions_are_usage_errors(program, checkpoint, tmp_path, options,
     done = program("export", checkpoint, "--out", tmp_path / "g.onnx", *options)
     assert done.code == code
     assert not (tmp_path / "g.onnx").exists()
+
+
+def test_int8_is_calibrated_exported_and_told(program, checkpoint, tmp_path):
+    out = tmp_path / "g.int8.onnx"
+    done = program("export", checkpoint, "--out", out, "--precision", "int8", "--calibration-latents", 8, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["precision"] == "int8"
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(out).graph.node)
+    refused = program("export", checkpoint, "--out", tmp_path / "t.onnx", "--precision", "fp8", "--form", "training")
+    assert refused.code == 2

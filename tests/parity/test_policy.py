@@ -40,7 +40,7 @@ def test_a_changed_limit_is_used_and_its_reason_is_told(tmp_path):
     ("text", "message"),
     [
         ("not toml", "no TOML"),
-        ('[fp8."tensor.rel_l2"]\nlimit = 1\nreason = "because I said so"', "fp8"),
+        ('[fp4."tensor.rel_l2"]\nlimit = 1\nreason = "because I said so"', "fp4"),
         ('[fp16."tensor.rel_l3"]\nlimit = 1\nreason = "because I said so"', "no rule 'tensor.rel_l3'"),
         ('[fp16."tensor.rel_l2"]\nlimit = 0.01', "needs a reason"),
         ('[fp16."tensor.rel_l2"]\nlimit = 0.01\nreason = "ok"', "needs a reason"),
