@@ -93,6 +93,8 @@ def build_plan(
     spec = dataclasses.replace(job.spec, timing_cache=timing_cache)
     result = build_engine(job.backend, job.payload, spec, progress)
     manifest = None
+    if job.description is not None and job.description.precision == "mixed":
+        result.layers.check_mixed(job.description.float32_parts)
     if job.description is not None and job.description.precision in _QUANTISED:
         kind = cast("Kind", job.description.precision)
         check_quantised_plan(result.layers, kind, job.description.quantised_convolutions)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sagan_deploy.model.inference import InferenceOptions
 
 Form = Literal["inference", "training"]
-_SMALLEST_OPSET = {"fp32": 18, "fp16": 18, "bf16": 22}  # bfloat16 convolutions exist from opset 22 on
-_DEFAULT_OPSET = {"fp32": 20, "fp16": 20, "bf16": 22}
+_SMALLEST_OPSET = {"fp32": 18, "fp16": 18, "mixed": 18, "bf16": 22}  # bfloat16 convolutions exist from opset 22 on
+_DEFAULT_OPSET = {"fp32": 20, "fp16": 20, "mixed": 20, "bf16": 22}
 
 
 @dataclass(frozen=True)
@@ -176,12 +176,19 @@ def _metadata(module: GeneratorForm, checkpoint: Checkpoint, options: InferenceO
         "sagan_deploy.precision": options.precision,
         "sagan_deploy.form": form,
         "sagan_deploy.attention": attention,
-        "sagan_deploy.attention_blocks": str(len(checkpoint.config.attention_after)),
+        "sagan_deploy.attention_blocks": str(_half_attention(checkpoint.config, options)),
+        "sagan_deploy.float32_parts": json.dumps(options.float32),
         "sagan_deploy.output": options.output,
         "sagan_deploy.checkpoint_sha256": checkpoint.sha256 or "",
         "sagan_deploy.provenance": json.dumps([*checkpoint.provenance, step]),
         "sagan_deploy.meaning": json.dumps(_meaning(checkpoint, options)),
     }
+
+
+def _half_attention(config: GeneratorConfig, options: InferenceOptions) -> int:
+    """How many attention blocks lie outside of the float32 parts."""
+    paths = (f"stages.{stage - 1}" for stage in config.attention_after)
+    return sum(not {path, f"{path}.attention"} & set(options.float32) for path in paths)
 
 
 def _meaning(checkpoint: Checkpoint, options: InferenceOptions) -> dict[str, str]:

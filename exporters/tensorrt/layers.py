@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from exporters.errors import FusionMismatch, PrecisionMismatch
@@ -140,6 +140,24 @@ class LayerReport:
                 f"The precision of a plan is that of its ONNX model: export it with {precision}."
             )
 
+    def check_mixed(self, float32: Sequence[str]) -> None:
+        """Demand float32 weights in convolutions and products of the named modules, and float16 ones in all others.
+
+        Raises:
+            PrecisionMismatch: a kernel has weights of another type, or there is none to judge.
+        """
+        weighted = [layer for layer in self.layers if layer.multiplies and list(_weights(layer))]
+        if not weighted:
+            raise PrecisionMismatch("the layer report has no convolution or matrix product with weights to judge")
+        for layer in weighted:
+            island = any(node.startswith((f"{path}.", f"{path}/")) for path in float32 for node in layer.nodes)
+            expected = "float32" if island else "float16"
+            if found := sorted({operand.dtype for operand in _weights(layer)} - {expected}):
+                raise PrecisionMismatch(
+                    f"{layer.nodes[0] if layer.nodes else layer.name!r} was to have {expected} weights in this mixed "
+                    f"recipe (float32: {', '.join(float32)}), the plan has {', '.join(found)} there."
+                )
+
     def check_fused_attention(self, expected: int) -> None:
         """Demand a number of fused attention kernels, the same in every profile.
 
@@ -158,7 +176,11 @@ class LayerReport:
         # A kernel may also convert the network's own inputs, and carries scalars and biases in float32.
         given = {tensor.name for tensor in self.io if tensor.is_input}
         yield from (operand.dtype for operand in layer.inputs if operand.name not in given)
-        yield from (operand.dtype for operand in layer.constants if sum(size > 1 for size in operand.shape) > 1)
+        yield from (operand.dtype for operand in _weights(layer))
+
+
+def _weights(layer: Layer) -> Iterator[Operand]:
+    return (operand for operand in layer.constants if sum(size > 1 for size in operand.shape) > 1)
 
 
 def _layer(line: str) -> Layer:

@@ -15,7 +15,7 @@ from sagan_deploy.onnx_header import OnnxHeader, OnnxTensor
 
 PREFIX = "sagan_deploy."
 # TensorRT has no fused attention kernel for float32; what is not quantised is fp16.
-_HALF = ("fp16", "bf16", "int8", "fp8")
+_HALF = ("fp16", "bf16", "mixed", "int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class OnnxDescription:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     quantised_convolutions: tuple[str, ...] = ()
+    float32_parts: tuple[str, ...] = ()
 
     @property
     def fused_attention(self) -> int | None:
@@ -64,6 +65,7 @@ def describe_onnx(header: OnnxHeader, path: Path) -> OnnxDescription | None:
             provenance=tuple(json.loads(metadata["provenance"])),
             inputs=tuple(_tensor_info(tensor, meaning) for tensor in header.inputs),
             outputs=tuple(_tensor_info(tensor, meaning) for tensor in header.outputs),
+            float32_parts=tuple(json.loads(metadata.get("float32_parts", "[]"))),
             quantised_convolutions=tuple(json.loads(metadata.get("quantised_convolutions", "[]"))),
         )
     except KeyError as error:

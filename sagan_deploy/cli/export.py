@@ -24,8 +24,8 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="A generator checkpoint (.safetensors).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")],
     precision: Annotated[
-        Literal["fp32", "fp16", "bf16", "int8", "fp8"],
-        typer.Option(help="Type of weights and arithmetic. int8, fp8: calibrated convolutions, the rest fp16."),
+        Literal["fp32", "fp16", "bf16", "mixed", "int8", "fp8"],
+        typer.Option(help="Type of weights and arithmetic. mixed: fp16 and --float32 parts; int8, fp8: convolutions."),
     ] = "fp32",
     form: Annotated[
         Literal["inference", "training"],
@@ -42,6 +42,10 @@ def export(
         Literal["float", "uint8"], typer.Option(help="float: n c h w in [-1, 1]; uint8: n h w c, 0 to 255.")
     ] = "float",
     io_precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Type of the input z.")] = "fp32",
+    float32: Annotated[
+        list[str] | None,
+        typer.Option(help="For mixed: a part that stays float32: stem, tail, stages.N[.block|.attention]. Repeatable."),
+    ] = None,
     calibration_latents: Annotated[int, typer.Option(min=1, help="Images that int8 and fp8 are calibrated on.")] = 64,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; by default one that TensorRT 10 reads.")] = None,
     force: ForceOption = False,
@@ -64,8 +68,8 @@ def export(
     shape = {"attention": attention, "upsample_conv": upsample_conv, "output": output, "io_precision": io_precision}
     with progress_bars(quiet=quiet) as progress:
         loaded = load_checkpoint(checkpoint)
-        if precision in ("fp32", "fp16", "bf16"):
-            options = InferenceOptions(precision=precision, **shape)  # type: ignore[arg-type]
+        if precision in ("fp32", "fp16", "bf16", "mixed"):
+            options = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
             exported = export_generator(loaded, options, form=form, opset=opset, progress=progress)
         else:
             kind = cast('Literal["int8", "fp8"]', precision)

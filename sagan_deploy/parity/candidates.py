@@ -46,6 +46,7 @@ class Candidate:
     onnx_sha256: str = ""
     batches: tuple[int, ...] = ()
     quantisation: dict[str, Any] = field(default_factory=dict)  # the step of its provenance, for int8 and fp8
+    float32_parts: tuple[str, ...] = ()  # of mixed precision
 
     @property
     def sha256(self) -> str:
@@ -110,6 +111,7 @@ def _open_onnx(path: Path) -> Candidate:
             z_type="float16" if _reads_float16(model) else "float32",
             stages=json.loads(metadata["sagan_deploy.stages"]),
             quantisation=_quantisation(json.loads(metadata["sagan_deploy.provenance"])),
+            float32_parts=tuple(json.loads(metadata.get("sagan_deploy.float32_parts", "[]"))),
         )
     except (KeyError, ValueError) as error:
         raise InputError(
@@ -122,8 +124,6 @@ def _open_plan(path: Path) -> Candidate:
     if found is None or found[1].plan is None:
         raise InputError(f"{sidecar_path(path)} is missing: it says what {path.name} is. Build the plan again.")
     manifest, artifact = found
-    if artifact.precision == "mixed":
-        raise InputError(f"{path} is of mixed precision, for which this version has no limits.")
     assert artifact.plan is not None
     payload = read_bytes(path)
     if sha256_bytes(payload) != artifact.sha256:
@@ -228,6 +228,14 @@ def share_in_declared_precision(candidate: Candidate) -> float:
     floating = {types.Value(name) for name in _ELEMENT_TYPES.values()}
     # Scalars such as 127.5 and a Resize's scales belong to the head and to ONNX, not to the network.
     sizes = [(t.data_type, int(np.prod(t.dims))) for t in tensors if t.data_type in floating and len(t.dims) >= 2]
+    if candidate.precision == "mixed":
+        islands = tuple(candidate.float32_parts)
+        right = [
+            (types.FLOAT if t.name.startswith(islands) else types.FLOAT16) == t.data_type
+            for t in tensors
+            if t.data_type in floating and len(t.dims) >= 2 and t.name.startswith(("stem", "stages", "tail"))
+        ]
+        return sum(right) / len(right) if right else 0.0
     declared = types.Value(_ELEMENT_TYPES[candidate.precision])
     total = sum(size for _, size in sizes)
     return sum(size for kind, size in sizes if kind == declared) / total if total else 0.0

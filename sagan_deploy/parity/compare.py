@@ -70,7 +70,7 @@ def judge(
     generator = checkpoint.generator()
     reference = draw_float64(generator, pool, progress=progress)
     yardsticks = {
-        key: distances(_draw_like(one, generator, pool, progress), reference)
+        key: {} if one.precision == "mixed" else distances(_draw_like(one, generator, pool, progress), reference)
         for key, one in {candidate.arithmetic: candidate for candidate in candidates}.items()
     }
     trial = _Trial(checkpoint, generator, pool, cases, reference, policy or Policy(), yardsticks)

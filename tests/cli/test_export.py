@@ -52,3 +52,18 @@ def test_int8_is_calibrated_exported_and_told(program, checkpoint, tmp_path):
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(out).graph.node)
     refused = program("export", checkpoint, "--out", tmp_path / "t.onnx", "--precision", "fp8", "--form", "training")
     assert refused.code == 2
+
+
+def test_mixed_precision_names_its_float32_parts(program, checkpoint, tmp_path):
+    out = tmp_path / "g.mixed.onnx"
+    done = program("export", checkpoint, "--out", out, "--precision", "mixed", "--float32", "tail", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["precision"] == "mixed"
+    for options, words in ((("--precision", "mixed"), "at least one part"), (("--float32", "tail"), "take none")):
+        refused = program("export", checkpoint, "--out", tmp_path / "x.onnx", *options)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert words in refused.err
+    assert (
+        program("export", checkpoint, "--out", out, "--force", "--precision", "mixed", "--float32", "stages.7").code
+        == 2
+    )

@@ -20,7 +20,7 @@ from sagan_deploy.model.inference.options import InferenceOptions
 from sagan_deploy.model.inference.upconv import PlainConv, transposed_conv
 from sagan_deploy.model.norm import BatchNorm2d
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "mixed": torch.float16}
 
 
 def to_inference(generator: training.Generator, options: InferenceOptions | None = None) -> InferenceGenerator:
@@ -45,12 +45,15 @@ class InferenceGenerator(training.GeneratorForm):
 
     stem: InferenceStem
     tail: InferenceTail
+    anchor: Tensor
 
     def __init__(self, generator: training.Generator, options: InferenceOptions) -> None:
         super().__init__()
         self.config = generator.config
         self.options = options
         self.embedding = generator.embedding
+        # Holds nothing: it has the type of the network as a whole, whatever its parts have.
+        self.register_buffer("anchor", torch.zeros(0, dtype=torch.float64), persistent=False)
         self.final_norm_folded = _last_norm_folds(generator)
         final = batch_norm(generator.tail.norm) if self.final_norm_folded and generator.tail.norm is not None else None
         self.stem = InferenceStem(generator.stem)
@@ -62,12 +65,28 @@ class InferenceGenerator(training.GeneratorForm):
         self.tail = InferenceTail(generator.tail, options, norm_folded=self.final_norm_folded)
 
     def rounded(self) -> InferenceGenerator:
-        """A copy with weights rounded once, from float64 to the precision of the options."""
-        return copy.deepcopy(self).to(DTYPES[self.options.precision])
+        """A copy with weights rounded once, from float64 to the precision of the options.
+
+        Raises:
+            ConfigError: a float32 part that this generator has not.
+        """
+        rounded = copy.deepcopy(self).to(DTYPES[self.options.precision])
+        for part in self.options.float32:
+            try:
+                island = copy.deepcopy(self.get_submodule(part)).float()
+            except AttributeError:
+                island = None
+            if island is None:
+                raise ConfigError(
+                    f"this generator has no part {part!r}; it has stem, tail and {len(self.stages)} stages"
+                )
+            path, _, leaf = part.rpartition(".")
+            setattr(rounded.get_submodule(path), leaf, island)
+        return rounded
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents (n, z_dim) and labels (n,), int64, to images as `InferenceOptions.output` says."""
-        return super().forward(z.to(self.tail.dtype), labels)
+        return super().forward(z.to(self.anchor.dtype), labels)
 
     @property
     def attention_layouts(self) -> tuple[str, ...]:
@@ -93,9 +112,9 @@ class InferenceStem(nn.Module):
         self.weight, self.bias = nn.Parameter(weights.weight), nn.Parameter(weights.bias)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        x = F.linear(x, self.weight, self.bias).view(-1, *self.shape)
+        x = F.linear(x.to(self.weight.dtype), self.weight, self.bias).view(-1, *self.shape)
         if self.affine is not None:
-            x = self.affine(x, condition)
+            x = self.affine(x, _like(condition, x))
         return self.activation(x) if self.activation is not None else x
 
 
@@ -109,8 +128,9 @@ class InferenceStage(nn.Module):
         self.attention = InferenceAttention(attention, options.attention_layout) if attention is not None else None
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        x = self.block(x, condition)
-        return self.attention(x) if self.attention is not None else x
+        x = x.to(_dtype(self.block))
+        x = self.block(x, _like(condition, x))
+        return self.attention(x.to(_dtype(self.attention))) if self.attention is not None else x
 
 
 class InferenceTail(nn.Module):
@@ -132,6 +152,7 @@ class InferenceTail(nn.Module):
         return next(self.conv.parameters()).dtype
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
         if self.affine is not None:
             x = self.affine(x)
         if self.activation is not None:
@@ -146,6 +167,15 @@ def to_codes(images: Tensor) -> Tensor:
     codes = (images * 127.5 + 127.5).round().clamp(0.0, 255.0)
     # TensorRT takes uint8 for outputs only, so the cast comes last.
     return codes.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def _dtype(part: nn.Module) -> torch.dtype:
+    return next(part.parameters()).dtype
+
+
+def _like(condition: Tensor | None, x: Tensor) -> Tensor | None:
+    """A condition vector in the type of the features; labels are indices and stay."""
+    return condition.to(x.dtype) if condition is not None and condition.is_floating_point() else condition
 
 
 def _last_norm_folds(generator: training.Generator) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from sagan_deploy.config import check_choices
+from sagan_deploy.errors import ConfigError
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -15,13 +17,16 @@ class InferenceOptions:
     """How `to_inference` writes the generator.
 
     Args:
-        precision: type of weights and activations. Softmax, tanh's result and the image head stay float32.
+        precision: type of weights and activations. Softmax, tanh's result and the image head stay float32. ``mixed``
+            is fp16 with the parts in `float32`.
         attention: ``fused`` is the layout that TensorRT turns into one kernel; ``decomposed`` has fewer operations
             and suits engines without such a kernel; ``auto`` is fused for half precision and decomposed for fp32.
         upsample_conv: nearest upsampling followed by a 3x3 convolution as ``phases`` (four 2x2 convolutions),
             ``transposed`` (one 4x4 stride-2 transposed convolution) or ``plain``.
         output: ``float`` images (n, c, h, w) in [−1, 1], or ``uint8`` images (n, h, w, c).
         io_precision: type of `z`; float16 saves bytes on the way in.
+        float32: for ``mixed``, the parts that stay float32, between casts: ``stem``, ``tail``, ``stages.2``,
+            ``stages.2.block``, ``stages.2.attention``, counted from 0.
     """
 
     precision: Precision = "fp32"
@@ -31,9 +36,20 @@ class InferenceOptions:
     upsample_conv: Literal["phases", "transposed", "plain"] = "phases"
     output: Literal["float", "uint8"] = "float"
     io_precision: Literal["fp32", "fp16"] = "fp32"
+    float32: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if (self.precision == "mixed") != bool(self.float32):
+            raise ConfigError(
+                f"precision {self.precision!r} with float32 parts {self.float32}: mixed needs at least one part, for "
+                "example stages.2 or tail, and the other precisions take none"
+            )
+        wrong = [
+            part for part in self.float32 if not re.fullmatch(r"stem|tail|stages\.\d+(\.(block|attention))?", part)
+        ]
+        if wrong:
+            raise ConfigError(f"float32 part {wrong[0]!r} must be stem, tail, stages.N, stages.N.block or .attention")
 
     @property
     def deconv(self) -> Literal["phases", "transposed"]:
