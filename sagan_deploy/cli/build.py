@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sagan_deploy.build import BatchRange, BuiltPlan
 
 
+_Onnx = Annotated[
+    Path, typer.Argument(help="An ONNX model, whose types decide the precision; or a bundle, to build its plan here.")
+]
+_Out = Annotated[Path | None, typer.Option("--out", "-o", help="The plan to write; OUT.json is written beside it.")]
 _Target = Annotated[
     str | None,
     typer.Option(
@@ -49,10 +53,8 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
-    onnx: Annotated[Path, typer.Argument(help="An ONNX model; its types decide the precision of the plan.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The plan to write; OUT.json is written beside it.")
-    ] = None,
+    onnx: _Onnx,
+    out: _Out = None,
     target: _Target = None,
     flavour: _Flavour = "auto",
     min_batch: Annotated[int, typer.Option(min=1, help="The smallest batch.")] = 1,
@@ -76,6 +78,9 @@ def build(
     from sagan_deploy.build import build_plan, check_plan, smallest_best_largest, write_plan
     from sagan_deploy.files import refuse_existing_file, write_bytes
 
+    if onnx.is_dir():
+        _first_use(onnx, target, out, quiet=quiet, as_json=json)
+        return
     targets = (target or ("local" if flavour == "tensorrt" else "all-rtx"),)
     profiles = _profiles(profile or [], (min_shapes or [], opt_shapes or [], max_shapes or []))
     if dry_run:
@@ -103,6 +108,23 @@ def build(
         write_bytes(timing_cache, built.result.timing_cache)
     facts = _facts(out, built)
     print_json(facts) if json else print_result(_table(facts))
+
+
+def _first_use(bundle: Path, target: str | None, out: Path | None, *, quiet: bool, as_json: bool) -> None:
+    """The plan that `load(bundle, build_missing=True)` would build: made now, for the GPU of this machine."""
+    from sagan_deploy.bundle.bundle import open_bundle
+    from sagan_deploy.first_use import build_missing
+
+    if target not in (None, "local") or out is not None:
+        raise ConfigError(
+            f"{bundle} is a bundle, whose plan is built for this machine into the cache: leave --out out, and --target "
+            "too or local. For other GPUs build from an ONNX file, or deploy again with --target."
+        )
+    opened = open_bundle(bundle)
+    opened.verify_hashes()
+    with progress_bars(quiet=quiet) as progress:
+        plan = build_missing(opened, 0, progress=progress)
+    print_json({"plan": str(plan)}) if as_json else print_result(f"{plan}: built and judged by the golden images")
 
 
 def _timings(path: Path | None) -> bytes | None:
@@ -147,6 +169,8 @@ def _show_checked(checked: CheckedModel, product: str, *, as_json: bool) -> None
 
 
 def _facts(out: Path, built: BuiltPlan) -> dict[str, Any]:
+    from sagan_deploy.bundle.kernels import kernels_of
+
     result = built.result
     artifact = built.manifest.artifacts[0] if built.manifest is not None else None
     return {
@@ -162,6 +186,8 @@ def _facts(out: Path, built: BuiltPlan) -> dict[str, Any]:
         "precision": artifact.precision if artifact is not None else None,
         "kernels": len(result.layers.layers),
         "fused_attention": result.layers.fused_attention,
+        "attention_blocks": None if built.manifest is None else len(built.manifest.generator.attention_after),
+        "attention_kernels": sorted({k.name for k in kernels_of(result.layers) if k.role == "attention"}),
         "bytes": len(result.plan),
         "activation_bytes": result.activation_bytes,
         "profile_activation_bytes": list(result.profile_activation_bytes),
@@ -175,6 +201,12 @@ def _facts(out: Path, built: BuiltPlan) -> dict[str, Any]:
 def _ranges(shapes: list[dict[str, list[int]]]) -> str:
     """``[1, 128] to [64, 128], tuned for [8, 128]`` for every profile."""
     return "; ".join(f"{s['min']} to {s['max']}, tuned for {s['opt']}" for s in shapes) or "fixed"
+
+
+def _attention(facts: dict[str, Any]) -> str:
+    fused, blocks = facts["fused_attention"], facts["attention_blocks"]
+    into = f" into {', '.join(facts['attention_kernels'])}" if fused else ""
+    return f"{fused} of {blocks} blocks fused{into}" if blocks is not None else f"{fused} blocks fused{into}"
 
 
 def _table(facts: dict[str, Any]) -> Any:
@@ -191,7 +223,8 @@ def _table(facts: dict[str, Any]) -> Any:
         "for": ", ".join(facts["targets"]),
         "precision": f"{facts['precision']} (asserted)" if facts["precision"] else "that of the ONNX model",
         "inputs": "\n".join(f"{name}: {_ranges(shapes)}" for name, shapes in facts["inputs"].items()),
-        "kernels": f"{facts['kernels']}, of which fused attention: {facts['fused_attention']}",
+        "kernels": str(facts["kernels"]),
+        "attention": _attention(facts),
         "size": f"{facts['bytes'] / 1e6:.1f} MB",
         "planned GPU memory": memory,
         "build time": f"{facts['seconds']:.1f} s",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ BackendName = Literal["auto", "tensorrt", "onnxruntime"]
 Builder = Callable[[Bundle, int], Path]
 
 # fp16 is what CUDA is fast at; on the CPU ONNX Runtime computes it in fp32 after many conversions.
+BUILDERS = "sagan_deploy.builders"
 _PREFERENCE = {
     "onnxruntime-cuda": ("fp16", "mixed", "fp32", "bf16", "int8", "fp8"),
     "onnxruntime-cpu": ("fp32", "mixed", "fp16", "bf16", "int8", "fp8"),
@@ -72,6 +74,32 @@ class _FirstUse:
         return way.load(rejected)
 
 
+def _check_request(backend: str, device: str | None, threads: int | None) -> None:
+    if backend not in ("auto", "tensorrt", "onnxruntime"):
+        raise ConfigError(f"backend (={backend!r}) must be auto, tensorrt or onnxruntime")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads (={threads}) must be at least 1")
+    if backend == "tensorrt" and device == "cpu":
+        raise ConfigError("backend 'tensorrt' needs a GPU; it cannot run with device 'cpu'")
+
+
+def installed_builder() -> Builder:
+    """The builder that a package on this machine offers; its code is loaded when it builds, not before.
+
+    Production knows no exporter: whoever can build says so by an entry point, `sagan_deploy.first_use` among them.
+
+    Raises:
+        MissingError: nobody does.
+    """
+    for entry in entry_points(group=BUILDERS):
+
+        def build(bundle: Bundle, gpu: int, entry: EntryPoint = entry) -> Path:
+            return Path(entry.load()(bundle, gpu))
+
+        return build
+    raise MissingError(f"no package here builds plans (entry point {BUILDERS!r}). Install sagan-deploy again.")
+
+
 def load(
     path: Path | str,
     *,
@@ -80,6 +108,7 @@ def load(
     threads: int | None = None,
     cuda_graphs: bool = False,
     runtime_cache: Path | str | None = None,
+    build_missing: bool = False,
     builder: Builder | None = None,
 ) -> RuntimeGenerator:
     """Load a generator with the best engine that this machine has for it.
@@ -97,6 +126,7 @@ def load(
             have no such thing.
         runtime_cache: file in which TensorRT for RTX keeps the kernels that it compiles here; read if it is there,
             written when the generator is closed.
+        build_missing: let the installed `builder` make a plan where none fits: once, which takes minutes.
         builder: makes a plan for a bundle of which none runs here: from the open bundle and the number of the GPU to
             the file, with its sidecar beside it. `sagan_deploy.first_use` has one; production without it stays as it
             is, because building needs packages that running does not.
@@ -107,12 +137,8 @@ def load(
         ConfigError: the options contradict each other.
         CheckFailed: the plan that `builder` made draws other images (from `builder`).
     """
-    if backend not in ("auto", "tensorrt", "onnxruntime"):
-        raise ConfigError(f"backend (={backend!r}) must be auto, tensorrt or onnxruntime")
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads (={threads}) must be at least 1")
-    if backend == "tensorrt" and device == "cpu":
-        raise ConfigError("backend 'tensorrt' needs a GPU; it cannot run with device 'cpu'")
+    _check_request(backend, device, threads)
+    builder = builder or (installed_builder() if build_missing else None)
     options = TensorRTOptions(cuda_graphs, None if runtime_cache is None else Path(runtime_cache))
     if (options != TensorRTOptions() or builder is not None) and (backend == "onnxruntime" or device == "cpu"):
         raise ConfigError(

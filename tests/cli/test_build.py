@@ -32,6 +32,7 @@ def test_table(onnx, tmp_path, program):
     assert outcome.code == 0
     assert "sm_80, sm_86, sm_89, sm_120, sm_121" in outcome.out
     assert "z: [1, 8] to [64, 8], tuned for [8, 8]" in outcome.out
+    assert "2 blocks fused into _gemm_mha_v2" in outcome.out
     assert outcome.err == ""
 
 
@@ -111,3 +112,22 @@ def test_an_existing_plan_stays(onnx, tmp_path, program):
 def test_no_onnx(tmp_path, program):
     outcome = program("build", tmp_path / "missing.onnx", "--out", tmp_path / "m.plan")
     assert (outcome.code, "does not exist" in outcome.err) == (4, True)
+
+
+def test_a_bundle_is_built_for_this_machine_or_says_why_not(tmp_path, program):
+    from exporters.gpu import local_gpus
+    from sagan_deploy.deploy import DeployOptions, deploy
+    from tests.generators import tiny_checkpoint
+
+    if local_gpus()[0]:
+        pytest.skip("this machine has a GPU; tests/gpu builds there")
+    bundle = tmp_path / "bundle"
+    deploy(tiny_checkpoint(), bundle, DeployOptions(precisions=("fp16",), targets=(), images=2))
+    refused = program("build", bundle, "--target", "local")
+    assert refused.code == 3, refused.err
+    assert "GPU" in refused.err
+    assert refused.err.count("\n") == 1
+    for options in (("--target", "rtx-4090"), ("--out", tmp_path / "m.plan")):
+        usage = program("build", bundle, *options)
+        assert usage.code == 2
+        assert "leave --out out" in usage.err

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,3 +230,32 @@ def test_every_way_is_listed(folder):
 def test_a_bundle_moves_with_its_folder(folder, tmp_path):
     shutil.move(folder, tmp_path / "elsewhere")
     load(tmp_path / "elsewhere", device="cpu").close()
+
+
+def test_the_installed_builder_is_found_by_its_entry_point_and_loaded_when_it_builds(monkeypatch):
+    asked = []
+
+    class Entry:
+        name = "first_use"
+
+        def load(self):
+            asked.append("load")
+            return lambda bundle, gpu: f"/cache/{bundle}-{gpu}.plan"
+
+    monkeypatch.setattr(loading, "entry_points", lambda group: [Entry()] if group == loading.BUILDERS else [])
+    builder = loading.installed_builder()
+    assert asked == []
+    assert builder("b", 1) == Path("/cache/b-1.plan")
+    assert asked == ["load"]
+    monkeypatch.setattr(loading, "entry_points", lambda group: [])
+    with pytest.raises(MissingError, match=r"no package here builds plans"):
+        loading.installed_builder()
+
+
+def test_this_package_offers_its_own_builder():
+    from importlib.metadata import entry_points
+
+    from sagan_deploy.first_use import build_missing
+
+    (entry,) = entry_points(group=loading.BUILDERS)
+    assert entry.load() is build_missing
