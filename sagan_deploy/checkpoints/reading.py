@@ -109,8 +109,9 @@ def _refusal(path: Path, payload: bytes, name: str) -> str:
     return (
         f"{path} holds {what}. Reading those would run code from the file, so it is refused. If you trust it, convert "
         "it where it was made:\n"
-        f'    import torch; c = torch.load("{path.name}", map_location="cpu", weights_only=False)\n'
-        f'    torch.save({_weights_inside(payload)}, "{path.stem}_weights.pth")'
+        # Quoted as text: a file's name must not become code in lines that people copy.
+        f'    import torch; c = torch.load({json.dumps(path.name)}, map_location="cpu", weights_only=False)\n'
+        f"    torch.save({_weights_inside(payload)}, {json.dumps(path.stem + '_weights.pth')})"
     )
 
 

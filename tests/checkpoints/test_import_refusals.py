@@ -1,5 +1,6 @@
 """Files that are no generator of anybody: one clear line each, and nothing in them is ever carried out."""
 
+import ast
 import contextlib
 import json
 import os
@@ -79,6 +80,13 @@ def test_objects_are_refused_with_the_two_lines_that_convert_them(tmp_path, cont
     assert text.count("\n") == 2
     assert 'torch.load("ckpt.pth", map_location="cpu", weights_only=False)' in text
     assert line in text
+
+
+def test_a_files_name_does_not_become_code_in_the_lines_to_copy(tmp_path):
+    name = 'x"); print("run"); (".pth'
+    lines = refusal(saved(tmp_path, {"G": torch.nn.Linear(2, 2)}, name)).splitlines()[1:]
+    calls = [node for node in ast.walk(ast.parse("\n".join(map(str.strip, lines)))) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if ast.unparse(call.func) == "print"]
 
 
 def test_the_converted_file_imports(tmp_path):

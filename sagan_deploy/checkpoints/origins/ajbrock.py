@@ -15,8 +15,7 @@ from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
     attention_config,
-    attention_parts,
-    block_parts,
+    stage_parts,
 )
 from sagan_deploy.checkpoints.origins.origin import RELU, RGB, Origin, OriginConfig, Translation, chosen
 from sagan_deploy.checkpoints.origins.shapes import bottom_width, upsample_flags, widths_of
@@ -78,8 +77,9 @@ def translate(source: Source, settings: Settings) -> Translation:
     entries = [f"blocks.{i}" for i in source.consecutive(r"blocks\.(\d+)\.", 0, "entries blocks.")]
     deep = source.any(r"blocks\.0\.0\.conv4\.")
     names = [_names(f"{entry}.0", deep) for entry in entries]
-    places = [stage for stage, entry in enumerate(entries, 1) if f"{entry}.1.gamma" in source]
-    attentions = [_attention(f"blocks.{stage - 1}.1") for stage in places]
+    attentions = {
+        stage: _attention(f"{entry}.1") for stage, entry in enumerate(entries, 1) if f"{entry}.1.gamma" in source
+    }
     widths = widths_of(source, names)
     features, stem_inputs = source.weight_shape("linear", 2)
     bottom = bottom_width(source, "linear", features, widths[0])
@@ -88,8 +88,8 @@ def translate(source: Source, settings: Settings) -> Translation:
         widths=widths,
         block="bottleneck" if deep else "residual",
         upsample=upsample_flags(source, widths, settings, bottom) if deep else (),
-        attention_after=tuple(places),
-        attention=attention_config(source, attentions),
+        attention_after=tuple(attentions),
+        attention=attention_config(source, list(attentions.values())),
         **_conditioning(source, len(names), stem_inputs, deep=deep),
         **chosen(settings),
     )
@@ -99,10 +99,7 @@ def translate(source: Source, settings: Settings) -> Translation:
         if settings["gain_offset"] != 1:
             raise ConfigError("gain_offset must be 1 for generators with a shared embedding: the original adds it")
     norm = _norm(source, config.norm, settings["gain_offset"])
-    for index, block in enumerate(names):
-        parts += block_parts(source, index, block, _MODE, norm)
-    for stage, attention in zip(places, attentions, strict=True):
-        parts += attention_parts(source, stage, attention, _MODE, bias=False)
+    parts += stage_parts(source, names, attentions, _MODE, norm)
     parts += [
         _statistics(source, "tail.norm", "output_layer.0"),
         value("tail.norm.weight", "output_layer.0.gain"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,24 @@ def block_parts(
         parts += norm(f"{ours}.norm{number}", its_norm)
     if names.skip is not None:
         parts.append(layer(source, f"{ours}.skip", names.skip, mode))
+    return parts
+
+
+def stage_parts(
+    source: Source,
+    blocks: Sequence[BlockNames],
+    attentions: Mapping[int, AttentionNames],
+    mode: SpectralNorm,
+    norm: Callable[[str, str], list[Part]],
+    *,
+    attention_bias: bool = False,
+) -> list[Part]:
+    """All blocks in their order, and the attention behind each stage (counted from 1) that has one."""
+    parts: list[Part] = []
+    for index, block in enumerate(blocks):
+        parts += block_parts(source, index, block, mode, norm)
+    for stage, names in attentions.items():
+        parts += attention_parts(source, stage, names, mode, bias=attention_bias)
     return parts
 
 

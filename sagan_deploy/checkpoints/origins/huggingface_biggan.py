@@ -12,11 +12,10 @@ from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
     attention_config,
-    attention_parts,
-    block_parts,
+    stage_parts,
 )
 from sagan_deploy.checkpoints.origins.origin import EVAL_STORED, RELU, RGB, Origin, OriginConfig, Translation, chosen
-from sagan_deploy.checkpoints.origins.shapes import after_blocks, bottom_width, upsample_flags, widths_of
+from sagan_deploy.checkpoints.origins.shapes import bottom_width, split_entries, upsample_flags, widths_of
 from sagan_deploy.checkpoints.parts import (
     Part,
     State,
@@ -76,12 +75,11 @@ def read_config(config: Mapping[str, Any]) -> OriginConfig:
 
 def translate(source: Source, settings: Settings) -> Translation:
     """Stem gen_z, stages layers.N with attention as an entry of its own, tail bn and conv_to_rgb."""
-    root = "generator.layers"
-    entries = source.consecutive(r"generator\.layers\.(\d+)\.", 0, "entries generator.layers.")
-    attentive = [f"{root}.{i}.gamma" in source for i in entries]
-    names = [_names(f"{root}.{i}") for i, attends in zip(entries, attentive, strict=True) if not attends]
-    attentions = [_attention(f"{root}.{i}") for i, attends in zip(entries, attentive, strict=True) if attends]
-    places, widths, mode = after_blocks(attentive), widths_of(source, names), settings["spectral_norm"]
+    numbers = source.consecutive(r"generator\.layers\.(\d+)\.", 0, "entries generator.layers.")
+    blocks, attended = split_entries(source, [f"generator.layers.{i}" for i in numbers], "gamma")
+    names = [_names(block) for block in blocks]
+    attentions = {stage: _attention(entry) for stage, entry in attended.items()}
+    widths, mode = widths_of(source, names), settings["spectral_norm"]
     embedding_dim, classes = source.shape("embeddings.weight", 2)
     features, condition = source.weight_shape("generator.gen_z", 2)
     bottom = bottom_width(source, "generator.gen_z", features, widths[0])
@@ -97,8 +95,8 @@ def translate(source: Source, settings: Settings) -> Translation:
         stage_condition="embedding_and_latent",
         condition_order="latent_first",
         block="bottleneck",
-        attention_after=tuple(places),
-        attention=attention_config(source, attentions),
+        attention_after=tuple(attentions),
+        attention=attention_config(source, list(attentions.values())),
         **chosen(settings),
     )
     norm = _norm(source, mode, settings["truncation"])
@@ -106,10 +104,7 @@ def translate(source: Source, settings: Settings) -> Translation:
         value("embedding.weight", "embeddings.weight", transposed),
         layer(source, "stem.linear", "generator.gen_z", mode, edit=from_height_width_channels(bottom)),
     ]
-    for index, block in enumerate(names):
-        parts += block_parts(source, index, block, mode, norm)
-    for stage, attention in zip(places, attentions, strict=True):
-        parts += attention_parts(source, stage, attention, mode, bias=False)
+    parts += stage_parts(source, names, attentions, mode, norm)
     parts += [
         _statistics("tail.norm", "generator.bn", settings["truncation"]),
         value("tail.norm.weight", "generator.bn.weight"),

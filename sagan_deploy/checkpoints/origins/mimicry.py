@@ -8,9 +8,8 @@ from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
     attention_config,
-    attention_parts,
-    block_parts,
     one_table_norm,
+    stage_parts,
 )
 from sagan_deploy.checkpoints.origins.origin import EPS_1E_5, EVAL_STORED, RELU, RGB, Origin, Translation, chosen
 from sagan_deploy.checkpoints.origins.shapes import bottom_width, widths_of
@@ -62,9 +61,8 @@ def translate(source: Source, settings: Settings) -> Translation:
         **chosen(settings),
     )
     parts: list[Part] = [layer(source, "stem.linear", "l1", mode)]
-    for index, block in enumerate(blocks):
-        parts += block_parts(source, index, block, mode, one_table_norm(settings["gain_offset"]))
-    parts += attention_parts(source, place, _ATTENTION, mode, bias=False)
+    norm = one_table_norm(settings["gain_offset"])
+    parts += stage_parts(source, blocks, {place: _ATTENTION}, mode, norm)
     parts += batch_norm("tail.norm", f"b{last}")
     parts.append(layer(source, "tail.conv", f"c{last}", mode, edit=in_order(settings["channel_order"])))
     return Translation(config, tuple(parts))

@@ -8,11 +8,10 @@ from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
     attention_config,
-    attention_parts,
-    block_parts,
+    stage_parts,
 )
 from sagan_deploy.checkpoints.origins.origin import EVAL_STORED, RELU, Origin, Translation, chosen
-from sagan_deploy.checkpoints.origins.shapes import after_blocks, bottom_width, widths_of
+from sagan_deploy.checkpoints.origins.shapes import bottom_width, split_entries, widths_of
 from sagan_deploy.checkpoints.parts import Part, batch_norm, in_order, layer, plus, statistics, table
 from sagan_deploy.checkpoints.settings import Assumption, Settings
 from sagan_deploy.checkpoints.source import Source
@@ -47,11 +46,11 @@ def translate(source: Source, settings: Settings) -> Translation:
             f"{source.name} tracks several singular values per layer (num_svs > 1), and this origin divides by the "
             "last of them; only one is supported."
         )
-    entries = source.consecutive(r"conv_blocks\.(\d+)\.", 0, "entries conv_blocks.")
-    attentive = [f"conv_blocks.{i}.gamma" in source for i in entries]
-    names = [_names(f"conv_blocks.{i}") for i, attends in zip(entries, attentive, strict=True) if not attends]
-    attentions = [_attention(f"conv_blocks.{i}") for i, attends in zip(entries, attentive, strict=True) if attends]
-    places, widths, mode = after_blocks(attentive), widths_of(source, names), settings["spectral_norm"]
+    entries = [f"conv_blocks.{i}" for i in source.consecutive(r"conv_blocks\.(\d+)\.", 0, "entries conv_blocks.")]
+    blocks, attended = split_entries(source, entries, "gamma")
+    names = [_names(block) for block in blocks]
+    attentions = {stage: _attention(entry) for stage, entry in attended.items()}
+    widths, mode = widths_of(source, names), settings["spectral_norm"]
     features, z_dim = source.weight_shape("noise2feat", 2)
     conditional = source.any(r"conv_blocks\.0\.norm_1\.weight_embedding\.")
     classes = source.weight_shape("conv_blocks.0.norm_1.weight_embedding", 2)[0] if conditional else 0
@@ -61,16 +60,13 @@ def translate(source: Source, settings: Settings) -> Translation:
         bottom_width=bottom_width(source, "noise2feat", features, widths[0]),
         widths=widths,
         norm="class_table" if conditional else "batch",
-        attention_after=tuple(places),
-        attention=attention_config(source, attentions),
+        attention_after=tuple(attentions),
+        attention=attention_config(source, list(attentions.values())),
         **chosen(settings),
     )
     norm = _tables(source, mode, settings["gain_offset"]) if conditional else _plain
     parts: list[Part] = [layer(source, "stem.linear", "noise2feat", mode)]
-    for index, block in enumerate(names):
-        parts += block_parts(source, index, block, mode, norm)
-    for stage, attention in zip(places, attentions, strict=True):
-        parts += attention_parts(source, stage, attention, mode, bias=False)
+    parts += stage_parts(source, names, attentions, mode, norm)
     parts += batch_norm("tail.norm", "to_rgb.bn")
     parts.append(layer(source, "tail.conv", "to_rgb.conv", mode, edit=in_order(settings["channel_order"])))
     undivided = conditional and "conv_blocks.0.norm_1.weight_embedding.weight" in source

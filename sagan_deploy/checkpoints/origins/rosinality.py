@@ -19,7 +19,7 @@ from sagan_deploy.checkpoints.origins.blocks import (
     one_table_norm,
 )
 from sagan_deploy.checkpoints.origins.origin import EPS_1E_5, RELU, RGB, Origin, Translation, chosen
-from sagan_deploy.checkpoints.origins.shapes import after_blocks, bottom_width
+from sagan_deploy.checkpoints.origins.shapes import bottom_width, split_entries
 from sagan_deploy.checkpoints.parts import Part, batch_norm, in_order, layer
 from sagan_deploy.checkpoints.settings import Assumption, Settings
 from sagan_deploy.checkpoints.source import Source
@@ -48,15 +48,9 @@ def translate(source: Source, settings: Settings) -> Translation:
     """Stem lin_code, stages conv.N, tail bn and colorize (residual) or colorize alone (DCGAN)."""
     entries = source.consecutive(r"conv\.(\d+)\.", 0, "entries conv.")
     residual = source.any(r"conv\.0\.conv1\.")
-    own = [f"conv.{i}.gamma" in source for i in entries]
-    blocks = [f"conv.{i}" for i, is_attention in zip(entries, own, strict=True) if not is_attention]
-    if residual:
-        attended = [f"conv.{i}" for i, is_attention in zip(entries, own, strict=True) if is_attention]
-        places = after_blocks(own)
-    else:
-        attended = [f"{block}.attention" for block in blocks if f"{block}.attention.gamma" in source]
-        places = [i + 1 for i, block in enumerate(blocks) if f"{block}.attention.gamma" in source]
-    attentions = [_exchanged(name) for name in attended]
+    blocks, attended = split_entries(source, [f"conv.{i}" for i in entries], "gamma")
+    inside = {i: f"{block}.attention" for i, block in enumerate(blocks, 1) if f"{block}.attention.gamma" in source}
+    attentions = {stage: _exchanged(name) for stage, name in (attended | inside).items()}
     convs = ("conv1", "conv2") if residual else ("conv",)
     shapes = [[source.weight_shape(f"{block}.{conv}", 4) for conv in convs] for block in blocks]
     widths = (shapes[0][0][1], *(shape[-1][0] for shape in shapes))
@@ -72,8 +66,10 @@ def translate(source: Source, settings: Settings) -> Translation:
         tail="norm_conv" if residual else "conv",
         stem_activation="none" if residual else "activation",
         conv_bias=False,
-        attention_after=tuple(places),
-        attention=attention_config(source, attentions, dimensions=3, pool=False, output_conv=False, bias=True),
+        attention_after=tuple(attentions),
+        attention=attention_config(
+            source, list(attentions.values()), dimensions=3, pool=False, output_conv=False, bias=True
+        ),
         **chosen(settings),
     )
     norm = one_table_norm(settings["gain_offset"])
@@ -86,7 +82,7 @@ def translate(source: Source, settings: Settings) -> Translation:
         else:
             parts.append(layer(source, f"stages.{index}.block.conv", f"{block}.conv", mode, bias=False))
             parts += norm(f"stages.{index}.block.norm", f"{block}.norm")
-    for stage, attention in zip(places, attentions, strict=True):
+    for stage, attention in attentions.items():
         parts += attention_parts(source, stage, attention, mode, bias=True, edit=_on_images)
     if residual:
         parts += batch_norm("tail.norm", "bn")

@@ -61,12 +61,17 @@ def upsample_flags(
     return tuple((i + 1) % depth == 0 for i in range(count))
 
 
-def after_blocks(entries: Iterable[bool]) -> list[int]:
-    """Entries of one list, True for attention: behind how many blocks each attention comes."""
-    places, blocks = [], 0
-    for is_attention in entries:
-        if is_attention:
-            places.append(blocks)
+def split_entries(source: Source, entries: Iterable[str], mark: str) -> tuple[list[str], dict[int, str]]:
+    """A list in which attention blocks are entries of their own, told by a tensor called `mark`.
+
+    Returns:
+        The names of the other blocks, and each attention's name by the number of blocks before it.
+    """
+    blocks: list[str] = []
+    attentions: dict[int, str] = {}
+    for entry in entries:
+        if f"{entry}.{mark}" in source:
+            attentions[len(blocks)] = entry
         else:
-            blocks += 1
-    return places
+            blocks.append(entry)
+    return blocks, attentions

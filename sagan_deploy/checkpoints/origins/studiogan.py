@@ -13,11 +13,10 @@ from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
     attention_config,
-    attention_parts,
-    block_parts,
+    stage_parts,
 )
 from sagan_deploy.checkpoints.origins.origin import RELU, RGB, Origin, Translation, chosen
-from sagan_deploy.checkpoints.origins.shapes import after_blocks, bottom_width, upsample_flags, widths_of
+from sagan_deploy.checkpoints.origins.shapes import bottom_width, split_entries, upsample_flags, widths_of
 from sagan_deploy.checkpoints.parts import (
     Part,
     batch_norm,
@@ -58,12 +57,11 @@ def assume(source: Source) -> Mapping[str, Assumption]:
 def translate(source: Source, settings: Settings) -> Translation:
     """Stem linear0, stages blocks.N with attention as entries of their own, tail bn4 and conv2d5."""
     _refuse_relatives(source)
-    entries = source.consecutive(r"blocks\.(\d+)\.", 0, "entries blocks.")
-    attentive = [f"blocks.{i}.0.sigma" in source for i in entries]
+    entries = [f"blocks.{i}.0" for i in source.consecutive(r"blocks\.(\d+)\.", 0, "entries blocks.")]
+    blocks, attended = split_entries(source, entries, "sigma")
     deep = source.any(r"blocks\.\d+\.0\.conv2d4\.")
-    names = [_names(f"blocks.{i}.0", deep) for i, attends in zip(entries, attentive, strict=True) if not attends]
-    attentions = [_attention(f"blocks.{i}.0") for i, attends in zip(entries, attentive, strict=True) if attends]
-    places = after_blocks(attentive)
+    names = [_names(block, deep) for block in blocks]
+    attentions = {stage: _attention(entry) for stage, entry in attended.items()}
     mode, widths = settings["spectral_norm"], widths_of(source, names)
     features, stem_inputs = source.weight_shape("linear0", 2)
     bottom = bottom_width(source, "linear0", features, widths[0])
@@ -72,8 +70,8 @@ def translate(source: Source, settings: Settings) -> Translation:
         widths=widths,
         block="bottleneck" if deep else "residual",
         upsample=upsample_flags(source, widths, settings, bottom) if deep else (),
-        attention_after=tuple(places),
-        attention=attention_config(source, attentions),
+        attention_after=tuple(attentions),
+        attention=attention_config(source, list(attentions.values())),
         **_conditioning(source, names, stem_inputs, deep=deep),
         **chosen(settings),
     )
@@ -81,10 +79,7 @@ def translate(source: Source, settings: Settings) -> Translation:
     if config.norm == "vector":
         parts.append(table(source, "embedding", "shared", mode))
     norm = _norm(source, config.norm, mode, settings)
-    for index, block in enumerate(names):
-        parts += block_parts(source, index, block, mode, norm)
-    for stage, attention in zip(places, attentions, strict=True):
-        parts += attention_parts(source, stage, attention, mode, bias=False)
+    parts += stage_parts(source, names, attentions, mode, norm)
     parts += batch_norm("tail.norm", "bn4")
     parts.append(layer(source, "tail.conv", "conv2d5", mode, edit=in_order(settings["channel_order"])))
     legacy = source.any(r"blocks\.\d+\.0\.bn1\.embed0\.")

@@ -8,9 +8,8 @@ from sagan_deploy.checkpoints.origins.blocks import (
     AttentionNames,
     BlockNames,
     attention_config,
-    attention_parts,
-    block_parts,
     one_table_norm,
+    stage_parts,
 )
 from sagan_deploy.checkpoints.origins.origin import EPS_1E_5, EVAL_STORED, RELU, RGB, Origin, Translation, chosen
 from sagan_deploy.checkpoints.origins.shapes import bottom_width, widths_of
@@ -58,9 +57,8 @@ def translate(source: Source, settings: Settings) -> Translation:
         **chosen(settings),
     )
     parts: list[Part] = [layer(source, "stem.linear", "snlinear0", mode)]
-    for index, block in enumerate(blocks):
-        parts += block_parts(source, index, block, mode, one_table_norm(settings["gain_offset"]))
-    parts += attention_parts(source, _ATTENTION_AFTER, _ATTENTION, mode, bias=True)
+    norm = one_table_norm(settings["gain_offset"])
+    parts += stage_parts(source, blocks, {_ATTENTION_AFTER: _ATTENTION}, mode, norm, attention_bias=True)
     parts += batch_norm("tail.norm", "bn")
     parts.append(layer(source, "tail.conv", "snconv2d1", mode, edit=in_order(settings["channel_order"])))
     return Translation(config, tuple(parts))
