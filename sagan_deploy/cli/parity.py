@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +40,15 @@ def parity(
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A parity policy (TOML) that changes limits.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Latents that are judged; by default by image size.")] = None,
+    save_baseline: Annotated[
+        Path | None, typer.Option(help="A file to write: this report as JSON, to hold later builds against.")
+    ] = None,
+    against_baseline: Annotated[
+        Path | None, typer.Option(help="A saved report: exit with 1 when a value came closer to its limit since.")
+    ] = None,
+    max_regression: Annotated[
+        float, typer.Option(min=0.0, help="By how much of its limit a value may come closer to it since the baseline.")
+    ] = 0.1,
     require_all: Annotated[bool, typer.Option("--require-all", help="Exit with 3 when a file could not run.")] = False,
     seed: SeedOption = 0,
     force: ForceOption = False,
@@ -51,18 +62,34 @@ def parity(
     Example: sagan-deploy parity generator.safetensors generator.fp16.onnx --report parity
     """
     from sagan_deploy.checkpoints.native import load_checkpoint
-    from sagan_deploy.files import new_folder, refuse_existing
+    from sagan_deploy.files import new_folder, refuse_existing, refuse_existing_file, write_text
+    from sagan_deploy.parity.baseline import compare_with_baseline
     from sagan_deploy.parity.compare import judge
     from sagan_deploy.parity.policy import Policy, load_policy
     from sagan_deploy.reports.console import parity_table
+    from sagan_deploy.reports.drift import drift_table
     from sagan_deploy.reports.folder import write_reports
     from sagan_deploy.reports.json_report import to_json
 
     if report is not None:
         refuse_existing(report, marker=_MARKER, force=force)
+    if save_baseline is not None:
+        refuse_existing_file(save_baseline, force=force)
     chosen = load_policy(policy) if policy is not None else Policy()
     with progress_bars(quiet=quiet) as progress:
-        found = judge(load_checkpoint(checkpoint), files, chosen, seed=seed, count=count, progress=progress)
+        found = judge(
+            load_checkpoint(checkpoint),
+            files,
+            chosen,
+            seed=seed,
+            count=count,
+            keep_images=report is not None,
+            progress=progress,
+        )
+    command = ["sagan-deploy", "parity", str(checkpoint), *map(str, files), "--seed", str(seed)]
+    command += [] if count is None else ["--count", str(count)]
+    command += [] if policy is None else ["--policy", str(policy)]
+    found = dataclasses.replace(found, command=shlex.join(command))
     if report is not None:
         with new_folder(report, marker=_MARKER, force=force) as folder:
             write_reports(folder, found)
@@ -71,9 +98,22 @@ def parity(
         typer.echo(to_json(found), nl=False)
     else:
         print_result(parity_table(found))
+    if save_baseline is not None:
+        write_text(save_baseline, to_json(found))
+        say(f"the baseline lies in {save_baseline}", quiet=quiet)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         _tell_github(found, to_stderr=json)
     _decide(found, require_all=require_all)
+    if against_baseline is not None:
+        comparison = compare_with_baseline(found, against_baseline, max_regression)
+        if not json:
+            print_result(drift_table(comparison))
+        if comparison.worse:
+            worst = comparison.worse[0]
+            raise CheckFailed(
+                f"{worst.leg} got worse since {against_baseline}: {worst.rule} was {worst.before:.3g} and is "
+                f"{worst.now:.3g}, that is {worst.used_before:.0%} and now {worst.used_now:.0%} of its limit"
+            )
 
 
 def _decide(found: ParityReport, *, require_all: bool) -> None:

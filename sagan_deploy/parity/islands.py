@@ -119,6 +119,20 @@ def export_mixed(
     return _with_recipe(found, recipe), recipe
 
 
+def in_words(recipe: Recipe) -> str:
+    """The recipe in one line."""
+    before, limit = recipe.fp16["tensor.rel_l2"], recipe.limits["tensor.rel_l2"]
+    if not recipe.parts:
+        return (
+            f"float16 keeps its budget on {recipe.latents} latents (tensor.rel_l2 {before:.3g}, limit {limit:.3g}): no "
+            "part needs float32, and the file is fp16"
+        )
+    return (
+        f"float32: {', '.join(recipe.parts)}. Without them tensor.rel_l2 is {before:.3g}, with them "
+        f"{recipe.found['tensor.rel_l2']:.3g}, the limit is {limit:.3g} ({recipe.latents} latents)"
+    )
+
+
 def float32_weights(generator: Generator, options: InferenceOptions) -> dict[str, NDArray[Any]]:
     """The weights of the inference form by name, unrounded."""
     return {name: tensor.numpy() for name, tensor in to_inference(generator, options).state_dict().items()}
