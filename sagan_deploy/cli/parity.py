@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +32,14 @@ def register(app: typer.Typer) -> None:
     app.command()(parity)
 
 
+def _list_rules(wanted: bool) -> None:
+    if wanted:
+        from sagan_deploy.reports.console import rules_table
+
+        print_result(rules_table())
+        raise typer.Exit
+
+
 def parity(
     checkpoint: Annotated[Path, typer.Argument(help="The generator checkpoint (.safetensors) that is right.")],
     files: Annotated[list[Path], typer.Argument(help="ONNX files and plans made from it.")],
@@ -38,6 +48,9 @@ def parity(
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A parity policy (TOML) that changes limits.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Latents that are judged; by default by image size.")] = None,
+    list_rules: Annotated[
+        bool, typer.Option("--list-rules", callback=_list_rules, is_eager=True, help="Print the ids of all rules.")
+    ] = False,
     require_all: Annotated[bool, typer.Option("--require-all", help="Exit with 3 when a file could not run.")] = False,
     seed: SeedOption = 0,
     force: ForceOption = False,
@@ -57,12 +70,14 @@ def parity(
     from sagan_deploy.reports.console import parity_table
     from sagan_deploy.reports.folder import write_reports
     from sagan_deploy.reports.json_report import to_json
+    from sagan_deploy.reports.overview import next_step
 
     if report is not None:
         refuse_existing(report, marker=_MARKER, force=force)
     chosen = load_policy(policy) if policy is not None else Policy()
     with progress_bars(quiet=quiet) as progress:
         found = judge(load_checkpoint(checkpoint), files, chosen, seed=seed, count=count, progress=progress)
+    found = dataclasses.replace(found, command=_command(checkpoint, files, report, policy, count, seed))
     if report is not None:
         with new_folder(report, marker=_MARKER, force=force) as folder:
             write_reports(folder, found)
@@ -70,10 +85,22 @@ def parity(
     if json:
         typer.echo(to_json(found), nl=False)
     else:
+        shown = None if report is None else str(report)
         print_result(parity_table(found))
+        # Not through the table's printer, which folds lines: this one is there to be copied.
+        typer.echo(f"next: {next_step(found, str(checkpoint), list(map(str, files)), shown)}")
     if os.environ.get("GITHUB_ACTIONS") == "true":
         _tell_github(found, to_stderr=json)
     _decide(found, require_all=require_all)
+
+
+def _command(
+    checkpoint: Path, files: list[Path], report: Path | None, policy: Path | None, count: int | None, seed: int
+) -> str:
+    """The line that makes the same report again."""
+    options = {"--report": report, "--policy": policy, "--count": count, "--seed": seed or None}
+    given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return shlex.join(["sagan-deploy", "parity", str(checkpoint), *map(str, files), *given])
 
 
 def _decide(found: ParityReport, *, require_all: bool) -> None:

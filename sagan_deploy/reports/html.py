@@ -21,6 +21,7 @@ from sagan_deploy.parity.report import ParityReport
 from sagan_deploy.reports import overview, scales, words
 from sagan_deploy.reports.charts import leg_charts
 from sagan_deploy.reports.quality import quality_lines
+from sagan_deploy.reports.rules import meaning
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -78,6 +79,7 @@ def _environment() -> Environment:
     shared = (
         integrity,
         leg_charts,
+        meaning,
         overview.step_facts,
         overview.tiles,
         overview.verdict_lines,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sagan_deploy.parity.evidence import Gain
 from sagan_deploy.parity.report import Gate, Leg, ParityReport
 from sagan_deploy.reports import words
 from sagan_deploy.reports.scales import ranked
 
+_PART = re.compile(r"stem|tail|stages\.\d+(\.(block|attention))?")  # what export takes for --float32
 _MENDS = 0.5  # a part that takes less of the error away alone is not worth a command
 
 
@@ -35,20 +37,20 @@ def verdict_lines(report: ParityReport) -> tuple[str, ...]:
     for leg in report.legs:
         if leg.status == "failed" and leg.fault is not None:
             lines.append(f"{leg.name}: {words.stage(leg.fault)}.")
-        if leg.status == "failed" and (part := mending_part(leg)) is not None:
-            lines.append(f"{leg.name}: {part} in float32 takes {words.percent(leg_gain(leg), 0)} of the error away.")
+        if leg.status == "failed" and (mend := mending(leg)):
+            lines.append(f"{leg.name}: {mend}.")
     return tuple(lines)
 
 
-def mending_part(leg: Leg) -> str | None:
-    """The part whose return to float32 takes most of a leg's error away, if one does."""
+def mending(leg: Leg) -> str:
+    """What the best part in float32 would mend, in one clause; empty where none mends much."""
+    best = _mending_gain(leg)
+    return "" if best is None else f"{best.path} in float32 takes {words.percent(best.share, 0)} of the error away"
+
+
+def _mending_gain(leg: Leg) -> Gain | None:
     best = ranked(leg.gains)[0] if leg.gains else None
-    return best.path if best is not None and math.isfinite(best.share) and best.share >= _MENDS else None
-
-
-def leg_gain(leg: Leg) -> float:
-    """The share of the error that the best part takes away."""
-    return ranked(leg.gains)[0].share if leg.gains else 0.0
+    return best if best is not None and best.share >= _MENDS else None  # NaN is no gain
 
 
 def tiles(report: ParityReport) -> tuple[tuple[str, str], ...]:
@@ -73,16 +75,16 @@ def next_step(report: ParityReport, checkpoint: str, files: Sequence[str], folde
     page = None if folder is None else shlex.quote(f"{folder}/report.html")
     failed = [leg for leg in report.legs if leg.status == "failed"]
     for leg in failed:
-        part = mending_part(leg)
-        if part is not None:
-            return f"sagan-deploy export {name} --out mixed.onnx --precision mixed --float32 {shlex.quote(part)}"
         if any(gate.rule == "hard.checkpoint" for gate in leg.failed_gates):
-            return f"sagan-deploy export {name} --out {shlex.quote(leg.name)} --force"
+            return f"export {leg.name} from this checkpoint, or name the one that it comes from"
+        best = _mending_gain(leg)
+        if best is not None and _PART.fullmatch(best.path):
+            return f"sagan-deploy export {name} --out mixed.onnx --precision mixed --float32 {best.path}"
     if failed:
         again = " ".join(["sagan-deploy parity", name, *map(shlex.quote, files), "--report parity"])
-        return f"look at {page}" if page is not None else f"{again}, which shows the images, maps and ranges"
+        return f"open {page}" if page is not None else again
     if report.not_run:
-        return "the same command on a machine that can run the rest; --require-all makes it fail until then"
+        return "the same command where the rest can run; --require-all exits with 3 until it does"
     return f"sagan-deploy deploy {name} --out bundle"
 
 
