@@ -53,7 +53,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Add the items of every bundle named by ``--sagan-bundle``."""
     for name in dict.fromkeys(config.getoption(_OPTION)):
-        items.extend(BundleCollector.from_parent(session, name=name, nodeid=name, path=Path(name)).collect())
+        collector = BundleCollector.from_parent(session, name=name, nodeid=name, path=Path(name))
+        # As pytest itself collects: so that it counts the items, and shows an error as one of collection.
+        report = collector.ihook.pytest_make_collect_report(collector=collector)
+        collector.ihook.pytest_collectreport(report=report)
+        items.extend(report.result)
 
 
 class BundleFailure(Exception):

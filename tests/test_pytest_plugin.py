@@ -55,6 +55,7 @@ def test_the_option_alone_tests_a_bundle(tmp_path):
     assert outcomes(done) == dict.fromkeys(
         ["integrity", "onnx/fp32.onnx[onnxruntime-cpu]", "onnx/fp16.onnx[onnxruntime-cpu]", "something ran"], "PASSED"
     )
+    assert "collected 7 items" in done.stdout
     assert "SKIPPED [2]" in done.stdout  # both files with CUDA; the reason says what is missing
     assert "no CUDA provider" in done.stdout
     cases = {case.get("name"): case for case in ET.parse(tmp_path / "junit.xml").iter("testcase")}
