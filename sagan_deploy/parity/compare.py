@@ -16,8 +16,10 @@ from sagan_deploy.checkpoints.native import Checkpoint
 from sagan_deploy.environment import machine, tool_versions
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.model.inference import InferenceOptions, to_inference
+from sagan_deploy.parity.batches import between_batches
 from sagan_deploy.parity.candidates import Candidate, Draw, open_candidates, opened
 from sagan_deploy.parity.cases import Case, Pool, default_count, make_cases
+from sagan_deploy.parity.classes import class_rows
 from sagan_deploy.parity.depth import Depth, rounding_layers, stage_depths
 from sagan_deploy.parity.emulation import emulated
 from sagan_deploy.parity.gates import Drawn, distances, gates_of, hard_gates
@@ -148,6 +150,7 @@ def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
     comparable = all(gate.passed for gate in gates)
     if comparable:
         gates += gates_of(drawn, trial.reference, limits)
+        gates += (between_batches(drawn, limits["tensor.between_batches"]), *_class_gates(candidate, trial))
     passed = all(gate.passed for gate in gates)
     return dataclasses.replace(
         leg,
@@ -158,6 +161,21 @@ def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
         pictures=worst_pictures(drawn, trial.reference) if comparable else (),
         seconds=time.perf_counter() - start,
     )
+
+
+def _class_gates(candidate: Candidate, trial: _Trial) -> tuple[Gate, ...]:
+    """Every class of an ONNX file, by its numbers; a plan's are those of the file that it was built from."""
+    if candidate.kind != "onnx":
+        return ()
+    rows = class_rows(_runnable(candidate), trial.generator)
+    if rows is None:
+        return ()
+    limit = trial.policy.class_rows(candidate.precision, rows.layers, rows.terms)
+    return (Gate("tensor.class_rows", rows.error, limit.value, limit.derivation, case=rows.where),)
+
+
+def _runnable(candidate: Candidate) -> bytes:
+    return candidate.payload if candidate.precision == "fp32" else emulated(candidate.payload)
 
 
 def _cases(candidate: Candidate, trial: _Trial) -> tuple[Case, ...]:
@@ -205,7 +223,7 @@ def _fault(candidate: Candidate, trial: _Trial, gates: Sequence[Gate], drawn: Se
     depths = stage_depths(candidate.payload, candidate.stages)
     z, labels = trial.pool.batch(Case("worst", (_worst_row(gates, drawn),)))
     fault = first_faulty_stage(
-        candidate.payload if candidate.precision == "fp32" else emulated(candidate.payload),
+        _runnable(candidate),
         trial.generator,
         candidate.stages,
         z,
