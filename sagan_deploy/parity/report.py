@@ -10,6 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sagan_deploy.bundle.manifest import Artifact
+from sagan_deploy.parity.evidence import AttentionMap, Gain, ImageTable, RangeAudit, StageError
+
+#: Of ``report.json``; it grows when a reader of the old one would misread the new one.
+SCHEMA_VERSION = 1
+#: Beside each leg's fields, what has no place in JSON: pictures, and what the manifest says already.
+_NOT_IN_JSON = ("gates", "pictures", "maps", "artifact")
+
 Status = Literal["passed", "failed", "not_run"]
 
 
@@ -74,7 +82,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Leg:
-    """One candidate held against the reference. `path` is None for the inference form, which is no file."""
+    """One candidate held against the reference. `path` is None for the inference form, which is no file.
+
+    `images` has every image's errors, `stages` those of the stages on the worst image of a failed file, `gains` what
+    each part in float32 would mend there, `ranges` the magnitudes that a half-precision file must hold, `maps` its
+    attention beside the reference's. `artifact` is the manifest's entry of a plan, which names its kernels.
+    """
 
     name: str
     how: str  # what ran it, in words
@@ -86,6 +99,12 @@ class Leg:
     fault: StageFault | None = None
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
     seconds: float = 0.0
+    images: ImageTable | None = field(default=None, repr=False)
+    stages: tuple[StageError, ...] = ()
+    gains: tuple[Gain, ...] = ()
+    ranges: RangeAudit | None = field(default=None, repr=False)
+    maps: tuple[AttentionMap, ...] = field(default=(), repr=False)
+    artifact: Artifact | None = field(default=None, repr=False)
 
     @property
     def failed_gates(self) -> tuple[Gate, ...]:
@@ -96,7 +115,9 @@ class Leg:
 @dataclass(frozen=True)
 class ParityReport:
     """All legs. `environment` names versions and the machine, `cases` each case with its number of images, and
-    `loosened` the limits that a policy file changed, each with its reason.
+    `loosened` the limits that a policy file changed, each with its reason. `provenance` is the checkpoint's,
+    `command` makes this report again, and
+    `arrays` holds the very images, for those who recompute its numbers.
     """
 
     reference: str
@@ -107,6 +128,9 @@ class ParityReport:
     environment: dict[str, str]
     seed: int
     seconds: float
+    provenance: tuple[dict[str, Any], ...] = ()
+    command: str = ""
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -119,17 +143,22 @@ class ParityReport:
         return tuple(leg for leg in self.legs if leg.status == "not_run")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without the pictures."""
+        """Plain JSON values, without the pictures and the arrays."""
         legs = []
         for leg in self.legs:
             values = {
-                f.name: getattr(leg, f.name) for f in dataclasses.fields(leg) if f.name not in ("gates", "pictures")
+                f.name: _plain(getattr(leg, f.name)) for f in dataclasses.fields(leg) if f.name not in _NOT_IN_JSON
             }
-            values["fault"] = dataclasses.asdict(leg.fault) if leg.fault is not None else None
             values["gates"] = [dataclasses.asdict(g) | {"passed": g.passed, "margin": g.margin} for g in leg.gates]
             legs.append(values)
-        rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "legs"}
-        return {"passed": self.passed, **rest, "legs": legs}
+        rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("legs", "arrays")}
+        return {"schema": SCHEMA_VERSION, "passed": self.passed, **rest, "legs": legs}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def file_name(leg: Leg) -> str:
