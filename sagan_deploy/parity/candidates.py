@@ -47,6 +47,7 @@ class Candidate:
     batches: tuple[int, ...] = ()
     quantisation: dict[str, Any] = field(default_factory=dict)  # the step of its provenance, for int8 and fp8
     float32_parts: tuple[str, ...] = ()  # of mixed precision
+    images_type: str = ""  # declared by an ONNX file; what emulates half precision gives out float32 whatever it says
 
     @property
     def sha256(self) -> str:
@@ -108,10 +109,11 @@ def _open_onnx(path: Path) -> Candidate:
             output=metadata["sagan_deploy.output"],
             attention=metadata["sagan_deploy.attention"],
             checkpoint_sha256=metadata["sagan_deploy.checkpoint_sha256"],
-            z_type="float16" if _reads_float16(model) else "float32",
+            z_type="float16" if _type_of(model.graph.input, "z") == "float16" else "float32",
             stages=json.loads(metadata["sagan_deploy.stages"]),
             quantisation=_quantisation(json.loads(metadata["sagan_deploy.provenance"])),
             float32_parts=tuple(json.loads(metadata.get("sagan_deploy.float32_parts", "[]"))),
+            images_type=_type_of(model.graph.output, "images"),
         )
     except (KeyError, ValueError) as error:
         raise InputError(
@@ -148,10 +150,11 @@ def _quantisation(provenance: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return next((step for step in provenance if step.get("step") == "quantise"), {})
 
 
-def _reads_float16(model: Any) -> bool:
+def _type_of(values: Iterable[Any], name: str) -> str:
+    """The element type of an input or output as NumPy calls it; empty where it has no such value or type."""
     onnx = require("onnx", "export")
-    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
-    return bool(kinds.get("z") == onnx.TensorProto.FLOAT16)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+    return str(onnx.helper.tensor_dtype_to_np_dtype(kinds[name])) if kinds.get(name) else ""
 
 
 @contextlib.contextmanager
@@ -188,7 +191,7 @@ def _open_session(candidate: Candidate) -> Draw:
     payload, options = candidate.payload, onnxruntime.SessionOptions()
     if candidate.precision != "fp32":
         payload, options = emulated(payload), session_options()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and told there
     try:
         session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no public base
