@@ -31,7 +31,7 @@ _SSIM = {"fp32": 0.99999, "fp16": 0.999, "mixed": 0.999, "bf16": 0.99}
 ALGEBRA = 1e-12
 _MULTIPLE = 3  # of the yardstick: two computations of one function, each with its own roundings, over many images
 _CEILING = {"tensor.rel_l2": 0.1, "tensor.max_abs": 0.5}  # beyond it nobody would call the pictures the same
-_BIAS = 0.4  # a head that truncates shifts codes by 0.5
+_BIAS = 0.4  # a head that truncates shifts codes by 0.5; in bfloat16 right images are shifted by up to 0.25 as well
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,10 @@ class Policy:
             ),
         }
         if precision == "bf16":
-            # Codes wander by several steps there: how many do is no evidence of anything.
+            # Codes wander by several steps there: how many do is no evidence of anything, and whole images lean to
+            # one side. Of 60 right files one had a typical image 0.253 off; a truncating head adds 0.5 to that.
             del found["image.code_share"]
+            found["image.code_bias"] = Limit(_BIAS, "0.4 of a code: a head that truncates shifts images by 0.5")
         return {rule: self._changed(precision, rule, limit) for rule, limit in found.items()}
 
     def loosened(self) -> dict[str, str]:
