@@ -185,7 +185,7 @@ def _codes(table: ImageTable) -> tuple[Chart, ...]:
     marks = sorted({low, 0, high}) if low <= 0 <= high else [low, high]
     ticks = tuple(Tick((mark - low) * width + width / 2, _signed(mark)) for mark in marks)
     title = "differences of 8-bit codes"
-    return (Chart(title, "", summary, bars, ticks, note="The height is logarithmic."),)
+    return (Chart(title, "", summary, bars, ticks, note="The height is logarithmic"),)
 
 
 def _code_bars(counts: Mapping[int, int]) -> tuple[tuple[Bar, ...], float]:

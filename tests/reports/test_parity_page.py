@@ -11,7 +11,7 @@ import pytest
 from sagan_deploy.reports.html import parity_page
 from tests.reports.made_up import leg, mixed, report
 from tests.reports.made_up_evidence import bad_leg, full, good_leg, plan_leg, ranges
-from tests.reports.test_html import Page
+from tests.reports.test_html import PAGES, Page
 
 
 def text(page):
@@ -121,6 +121,14 @@ def test_tables_say_what_they_are(everything):
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize("name", ["everything", "quickstart with everything"])
+def test_numbers_keep_their_names_where_tables_become_cards(name):
+    cells = [attributes for tag, attributes in Page(PAGES[name]()).tags if tag == "td"]
+    numbers = [a for a in cells if "number" in a.get("class", "").split() and "time" not in a["class"].split()]
+    assert len(numbers) > 20
+    assert [a for a in numbers if not a.get("data-label")] == []
 
 
 def test_pictures_are_enlarged_by_links_alone(everything):
