@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,6 @@ from sagan_deploy.parity.report import Gate, Leg, ParityReport
 from sagan_deploy.reports import words
 from sagan_deploy.reports.scales import ranked
 
-_PART = re.compile(r"stem|tail|stages\.\d+(\.(block|attention))?")  # what export takes for --float32
 _MENDS = 0.5  # a part that takes less of the error away alone is not worth a command
 
 
@@ -77,9 +75,8 @@ def next_step(report: ParityReport, checkpoint: str, files: Sequence[str], folde
     for leg in failed:
         if any(gate.rule == "hard.checkpoint" for gate in leg.failed_gates):
             return f"export {leg.name} from this checkpoint, or name the one that it comes from"
-        best = _mending_gain(leg)
-        if best is not None and _PART.fullmatch(best.path):
-            return f"sagan-deploy export {name} --out mixed.onnx --precision mixed --float32 {best.path}"
+        if leg.gains:  # only half files have any; the export searches the fewest parts that keep the budget
+            return f"sagan-deploy export {name} --out mixed.onnx --precision mixed"
     if failed:
         again = " ".join(["sagan-deploy parity", name, *map(shlex.quote, files), "--report parity"])
         return f"open {page}" if page is not None else again
