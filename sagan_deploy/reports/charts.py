@@ -246,7 +246,9 @@ def _power(exponent: int) -> str:
 def _round_numbers(low: float, high: float) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten in [low, high], two to six of them."""
     rough = (high - low) / 4
+    if not rough > abs(high) * 1e-12:  # the numbers cannot be told apart on an axis
+        return [(low + high) / 2]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]

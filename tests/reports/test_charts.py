@@ -77,6 +77,23 @@ def test_one_value_for_all_is_a_picture_too(measure, value):
     assert (chart is None) == (value == 1.0 and measure in ("cosine", "ssim"))
 
 
+@pytest.mark.parametrize("measure", sorted(set(MEASURES) - {"not_finite"}))
+def test_magnitudes_of_all_kinds_can_be_drawn(measure):
+    rng = np.random.default_rng(5)
+    for exponent in (-300, -18, -15, -12, -6, 0, 3, 30):
+        for spread in (0, 1e-9, 0.01, 1, 8):
+            values = 10.0 ** (exponent + spread * rng.random(20))
+            if measure in ("cosine", "ssim"):
+                values = 1 - values
+            if measure == "code_difference":
+                values = np.minimum(np.rint(values), 255)
+            chart = histogram(measure, table(measure, values.tolist()), None)
+            if chart is not None:
+                assert all(math.isfinite(bar.x + bar.width + bar.height) for bar in chart.bars)
+                assert all(math.isfinite(tick.x) for tick in chart.ticks)
+                assert len(chart.ticks) <= 8
+
+
 def test_words_say_what_the_picture_shows():
     values = [0.001, 0.002, math.nan, 0.02]
     chart = histogram("rel_l2", table("rel_l2", values), gate("rel_l2", 0.01))
