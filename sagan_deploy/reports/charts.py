@@ -79,6 +79,7 @@ class _Axis:
     step: float
     bins: int
     logarithmic: bool
+    whole: bool = False  # only whole numbers are ticks
 
     def place(self, value: float) -> float:
         """Where a value stands, in units of the SVG."""
@@ -98,6 +99,8 @@ class _Axis:
             decades = range(math.ceil(self.low), math.floor(high) + 1)
             return tuple(Tick(self.place(10.0**d), _power(d)) for d in decades if d % every == 0)
         values = _round_numbers(self.edge(0), self.edge(self.bins))
+        if self.whole:
+            values = sorted({float(math.ceil(value)) for value in values if math.ceil(value) <= self.edge(self.bins)})
         return tuple(Tick(self.place(value), words.number(value)) for value in values)
 
 
@@ -160,7 +163,7 @@ def _axis(values: Sequence[float], limit: float | None, measure: str) -> _Axis:
     anchor = low if limit is None else math.log10(limit) if logarithmic else limit
     spare = 1
     if measure == "code_difference":  # whole numbers: every bar holds as many codes as the others
-        low, high, spare = low - 0.5, high + 0.5, 0
+        low, high, spare = min(low, 0) - 0.5, high + 0.5, 0
         step = float(math.ceil((high - low) / _MOST_BARS))
         anchor = low if limit is None else limit
     else:
@@ -168,7 +171,7 @@ def _axis(values: Sequence[float], limit: float | None, measure: str) -> _Axis:
     # Whole steps on both sides of the limit, so that no bar straddles it.
     below = math.ceil((anchor - low) / step - 1e-9) + spare
     above = max(math.ceil((high - anchor) / step - 1e-9), 1 - below) + spare
-    return _Axis(anchor - below * step, step, below + above, logarithmic)
+    return _Axis(anchor - below * step, step, below + above, logarithmic, measure == "code_difference")
 
 
 def _codes(table: ImageTable) -> tuple[Chart, ...]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -12,10 +13,11 @@ from sagan_deploy.errors import InputError
 from sagan_deploy.parity.policy import Policy
 from sagan_deploy.parity.report import Gate
 from tests.reports.made_up import CLOSE, leg, mixed, report
-from tests.reports.made_up_evidence import full
+from tests.reports.made_up_evidence import bad_leg, full, ranges
 
 GOOD, PARTLY = report(leg("passed")), report(leg("passed"), leg("not_run"))
 STRANGER = Gate("hard.checkpoint", 1.0, 0.0, "the file says that it comes from this checkpoint, by hash")
+WRONG = dataclasses.replace(bad_leg(), ranges=ranges())  # in a format that is wide enough
 NOTHING = report(leg("not_run"))
 
 
@@ -69,6 +71,12 @@ def test_a_failure_exits_with_1_and_one_line(program, judged):
         (mixed(), ("--report", "out here"), "next: open 'out here/report.html'"),
         (
             full(),
+            (),
+            "next: sagan-deploy export g.safetensors --out mixed.onnx --precision mixed",
+        ),
+        (full(WRONG), (), "next: sagan-deploy parity g.safetensors a.onnx --report parity"),
+        (
+            full(WRONG, yardstick={"fp16": {"tensor.rel_l2": math.nan}}),
             (),
             "next: sagan-deploy export g.safetensors --out mixed.onnx --precision mixed",
         ),

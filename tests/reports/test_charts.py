@@ -49,6 +49,7 @@ def test_bars_count_images_and_colour_those_over_the_limit(measure, many_codes):
     assert max(bar.x + bar.width for bar in chart.bars) <= WIDTH + 1e-6
     assert 0 <= chart.limit <= WIDTH
     assert 2 <= len(chart.ticks) <= 8
+    assert measure != "code_difference" or all(float(tick.text).is_integer() for tick in chart.ticks)
     assert all(-1e-6 <= tick.x <= WIDTH + 1e-6 for tick in chart.ticks)
 
 
@@ -108,6 +109,14 @@ def test_nothing_to_draw():
     assert histogram("rel_l2", table("rel_l2", [0.0, 0.0]), None) is None
     assert histogram("rel_l2", table("psnr", [1.0]), None) is None
     assert leg_charts(leg("passed")) == ()
+
+
+def test_codes_are_whole_numbers():
+    chart = histogram("code_difference", table("code_difference", [1.0] * 9), gate("code_difference", 1.0))
+    assert [tick.text for tick in chart.ticks] == ["0", "1", "2"]
+    (bar,) = chart.bars
+    assert [bar.x, bar.width, chart.limit] == pytest.approx([WIDTH / 3, WIDTH / 3, 2 * WIDTH / 3])
+    assert not bar.over
 
 
 def test_codes_have_a_bar_each():
