@@ -103,7 +103,7 @@ def verify_bundle(path: Path | str, *, device: str | None = None, progress: Prog
     replays = []
     for done, way in enumerate(ways):
         progress("replay", done, len(ways))
-        replays.append(_replay(way, golden, bundle.manifest.generator))
+        replays.append(replay_golden(way, golden, bundle.manifest.generator))
     progress("replay", len(ways), len(ways))
     return VerifyResult(
         str(path), files, 0 if golden is None else len(golden.z), unlisted_files(bundle), tuple(replays)
@@ -126,7 +126,12 @@ def rounding_layers(config: GeneratorConfig) -> int:
     return 2 + 6 * config.num_stages + 6 * len(config.attention_after) + 4
 
 
-def _replay(way: Candidate, golden: Golden | None, config: GeneratorConfig) -> Replay:
+def replay_golden(way: Candidate, golden: Golden | None, config: GeneratorConfig) -> Replay:
+    """Let one way to run a bundle draw the golden images; what cannot run here says so.
+
+    Raises:
+        InputError: the file is damaged, or no manifest describes it.
+    """
     artifact = way.artifact
     if artifact is None:
         raise InputError(f"{way.file} does not come from a manifest.")

@@ -1,7 +1,10 @@
 """The pytest plugin, in a pytest of its own."""
 
+import os
+import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 
 import pytest
 
@@ -27,8 +30,87 @@ def test_one_line_passes_for_every_bundle_named(tmp_path):
     one, two = make_bundle(tmp_path / "one"), make_bundle(tmp_path / "two")
     done = run_pytest(tmp_path, "--sagan-bundle", one, f"--sagan-bundle={two}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
     assert f"test_bundle[{one}]" in done.stdout
+    assert f"test_bundle[{two}]" in done.stdout
+    assert "10 passed" in done.stdout  # and four items of each bundle
+
+
+def run_alone(folder, *arguments):
+    """pytest in a folder without any test."""
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True)
+
+
+def outcomes(done):
+    """Names of the items by outcome, as pytest's summary lists them."""
+    found = re.findall(r"^(PASSED|FAILED|ERROR) (\S+?)::(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    return {name: outcome for outcome, _, name in found}
+
+
+def test_the_option_alone_tests_a_bundle(tmp_path):
+    make_bundle(tmp_path / "mine", plan=plan_bytes())
+    done = run_alone(tmp_path, "--sagan-bundle", "mine", "--junitxml=junit.xml", "-v")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcomes(done) == dict.fromkeys(
+        ["integrity", "onnx/fp32.onnx[onnxruntime-cpu]", "onnx/fp16.onnx[onnxruntime-cpu]", "something ran"], "PASSED"
+    )
+    assert "collected 7 items" in done.stdout
+    assert "SKIPPED [2]" in done.stdout  # both files with CUDA; the reason says what is missing
+    assert "no CUDA provider" in done.stdout
+    cases = {case.get("name"): case for case in ET.parse(tmp_path / "junit.xml").iter("testcase")}
+    numbers = {p.get("name"): float(p.get("value")) for p in cases["onnx/fp16.onnx[onnxruntime-cpu]"].iter("property")}
+    assert set(numbers) == {"rel_l2", "rel_l2_limit", "max_abs", "max_abs_limit"}
+    assert 0 < numbers["rel_l2"] <= numbers["rel_l2_limit"]
+    assert len([case for case in cases.values() if case.find("skipped") is not None]) >= 1
+
+
+def test_items_can_be_chosen(tmp_path):
+    make_bundle(tmp_path / "mine")
+    done = run_alone(tmp_path, "--sagan-bundle", "mine", "-k", "integrity or ran")
+    assert outcomes(done) == {"integrity": "PASSED", "something ran": "PASSED"}
+
+
+def test_wrong_images_fail_their_own_items_with_numbers_and_no_traceback(tmp_path):
+    golden = golden_of()
+    golden.images[1] += 0.1
+    make_bundle(tmp_path / "mine", golden=golden)
+    done = run_alone(tmp_path, "--sagan-bundle", "mine")
+    assert done.returncode == 1
+    assert outcomes(done) == {
+        "integrity": "PASSED",
+        "onnx/fp32.onnx[onnxruntime-cpu]": "FAILED",
+        "onnx/fp16.onnx[onnxruntime-cpu]": "FAILED",
+        "something ran": "PASSED",
+    }
+    assert "max_abs is 0.1, the limit is 0.0001" in done.stdout
+    assert "worst image: 1" in done.stdout
+    assert "sagan-deploy verify mine" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "def runtest" not in done.stdout
+
+
+def test_a_damaged_file_fails_and_so_does_a_folder_that_is_no_bundle(tmp_path):
+    path = make_bundle(tmp_path / "mine") / "onnx/fp16.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    (tmp_path / "empty").mkdir()
+    done = run_alone(tmp_path, "--sagan-bundle", "mine", "--sagan-bundle", "empty", "-v")
+    assert done.returncode == 1
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert [line.split(" - ")[0] for line in lines] == [
+        "FAILED mine::integrity", "FAILED mine::onnx/fp16.onnx[onnxruntime-cpu]", "FAILED empty::integrity",
+    ]  # fmt: skip
+    assert "has no manifest.json" in done.stdout
+
+
+def test_nothing_run_is_no_pass_here_either(tmp_path, monkeypatch):
+    make_bundle(tmp_path / "mine", plan=plan_bytes())
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('No module named onnxruntime', name='onnxruntime')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    done = run_alone(tmp_path, "--sagan-bundle", "mine")
+    assert done.returncode == 1
+    assert outcomes(done) == {"integrity": "PASSED", "something ran": "FAILED"}
+    assert "nothing of it could run here, so it is not verified" in done.stdout
 
 
 def test_without_the_option_it_is_skipped_and_says_why(tmp_path):

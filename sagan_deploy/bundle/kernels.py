@@ -110,7 +110,7 @@ def grouped(kernels: Iterable[Kernel]) -> dict[str, tuple[Kernel, ...]]:
     """
     groups: dict[str, list[Kernel]] = {}
     for kernel in kernels:
-        groups.setdefault(_part(kernel.modules[0] if kernel.modules else ""), []).append(kernel)
+        groups.setdefault(part_of(kernel.modules[0] if kernel.modules else ""), []).append(kernel)
     order = list(groups)
     return {
         part: tuple(groups[part]) for part in sorted(groups, key=lambda part: (*_position(part), order.index(part)))
@@ -145,7 +145,8 @@ def _module(node: str) -> str:
     return node.rpartition("/")[0]
 
 
-def _part(module: str) -> str:
+def part_of(module: str) -> str:
+    """The part of the generator that a module path belongs to: a stage's block or attention, stem, tail, or `ROOT`."""
     stage = _STAGE.match(module)
     return stage[0] if stage else module.partition(".")[0] or ROOT
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from sagan_deploy.cli.talk import ForceOption, JsonOption, QuietOption, print_json, print_result, progress_bars
+from sagan_deploy.cli.talk import ForceOption, JsonOption, QuietOption, print_json, print_result, progress_bars, say
 from sagan_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")],
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "mixed", "int8", "fp8"],
-        typer.Option(help="Type of weights and arithmetic. mixed: fp16 and --float32 parts; int8, fp8: convolutions."),
+        typer.Option(
+            help="Type of weights and arithmetic. mixed: fp16, and float32 for the parts named with --float32 or else "
+            "for the fewest that keep the budget; int8, fp8: convolutions."
+        ),
     ] = "fp32",
     form: Annotated[
         Literal["inference", "training"],
@@ -60,6 +63,7 @@ def export(
     from sagan_deploy.export import export_generator, onnx_artifact
     from sagan_deploy.files import refuse_existing_file, write_bytes
     from sagan_deploy.model.inference.options import InferenceOptions
+    from sagan_deploy.parity.islands import export_mixed, in_words
     from sagan_deploy.quantisation import quantised
 
     refuse_existing_file(out, force=force)
@@ -68,7 +72,10 @@ def export(
     shape = {"attention": attention, "upsample_conv": upsample_conv, "output": output, "io_precision": io_precision}
     with progress_bars(quiet=quiet) as progress:
         loaded = load_checkpoint(checkpoint)
-        if precision in ("fp32", "fp16", "bf16", "mixed"):
+        if precision == "mixed" and not float32:
+            exported, recipe = export_mixed(loaded, InferenceOptions(**shape), opset=opset, progress=progress)  # type: ignore[arg-type]
+            say(in_words(recipe), quiet=quiet)
+        elif precision in ("fp32", "fp16", "bf16", "mixed"):
             options = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
             exported = export_generator(loaded, options, form=form, opset=opset, progress=progress)
         else:

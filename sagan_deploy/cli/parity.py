@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +22,7 @@ from sagan_deploy.cli.talk import (
 from sagan_deploy.errors import CheckFailed, MissingError
 
 if TYPE_CHECKING:
+    from sagan_deploy.parity.baseline import Comparison
     from sagan_deploy.parity.report import ParityReport
 
 _MARKER = "report.json"
@@ -30,6 +33,14 @@ def register(app: typer.Typer) -> None:
     app.command()(parity)
 
 
+def _list_rules(wanted: bool) -> None:
+    if wanted:
+        from sagan_deploy.reports.console import rules_table
+
+        print_result(rules_table())
+        raise typer.Exit
+
+
 def parity(
     checkpoint: Annotated[Path, typer.Argument(help="The generator checkpoint (.safetensors) that is right.")],
     files: Annotated[list[Path], typer.Argument(help="ONNX files and plans made from it.")],
@@ -38,6 +49,19 @@ def parity(
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A parity policy (TOML) that changes limits.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Latents that are judged; by default by image size.")] = None,
+    save_baseline: Annotated[
+        Path | None, typer.Option(help="A file to write: this report as JSON, to hold later builds against.")
+    ] = None,
+    against_baseline: Annotated[
+        Path | None, typer.Option(help="A saved report: exit with 1 when a value came closer to its limit since.")
+    ] = None,
+    max_regression: Annotated[
+        float, typer.Option(min=0.0, help="By how much of its limit a value may come closer to it since the baseline.")
+    ] = 0.1,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first file that fails.")] = False,
+    list_rules: Annotated[
+        bool, typer.Option("--list-rules", callback=_list_rules, is_eager=True, help="Print the ids of all rules.")
+    ] = False,
     require_all: Annotated[bool, typer.Option("--require-all", help="Exit with 3 when a file could not run.")] = False,
     seed: SeedOption = 0,
     force: ForceOption = False,
@@ -51,18 +75,34 @@ def parity(
     Example: sagan-deploy parity generator.safetensors generator.fp16.onnx --report parity
     """
     from sagan_deploy.checkpoints.native import load_checkpoint
-    from sagan_deploy.files import new_folder, refuse_existing
+    from sagan_deploy.files import new_folder, refuse_existing, refuse_existing_file, write_text
+    from sagan_deploy.parity.baseline import compare_with_baseline
     from sagan_deploy.parity.compare import judge
     from sagan_deploy.parity.policy import Policy, load_policy
     from sagan_deploy.reports.console import parity_table
+    from sagan_deploy.reports.drift import drift_table
     from sagan_deploy.reports.folder import write_reports
     from sagan_deploy.reports.json_report import to_json
+    from sagan_deploy.reports.overview import next_step
 
     if report is not None:
         refuse_existing(report, marker=_MARKER, force=force)
+    if save_baseline is not None:
+        refuse_existing_file(save_baseline, force=force)
     chosen = load_policy(policy) if policy is not None else Policy()
     with progress_bars(quiet=quiet) as progress:
-        found = judge(load_checkpoint(checkpoint), files, chosen, seed=seed, count=count, progress=progress)
+        found = judge(
+            load_checkpoint(checkpoint),
+            files,
+            chosen,
+            seed=seed,
+            count=count,
+            fail_fast=fail_fast,
+            keep_images=report is not None,
+            progress=progress,
+        )
+    found = dataclasses.replace(found, command=_command(checkpoint, files, report, policy, count, seed))
+    comparison = None if against_baseline is None else compare_with_baseline(found, against_baseline, max_regression)
     if report is not None:
         with new_folder(report, marker=_MARKER, force=force) as folder:
             write_reports(folder, found)
@@ -70,13 +110,30 @@ def parity(
     if json:
         typer.echo(to_json(found), nl=False)
     else:
+        shown = None if report is None else str(report)
         print_result(parity_table(found))
+        # Not through the table's printer, which folds lines: this one is there to be copied.
+        typer.echo(f"next: {next_step(found, str(checkpoint), list(map(str, files)), shown)}")
+        if comparison is not None:
+            print_result(drift_table(comparison))
+    if save_baseline is not None:
+        write_text(save_baseline, to_json(found))
+        say(f"the baseline lies in {save_baseline}", quiet=quiet)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         _tell_github(found, to_stderr=json)
-    _decide(found, require_all=require_all)
+    _decide(found, comparison, require_all=require_all)
 
 
-def _decide(found: ParityReport, *, require_all: bool) -> None:
+def _command(
+    checkpoint: Path, files: list[Path], report: Path | None, policy: Path | None, count: int | None, seed: int
+) -> str:
+    """The line that makes the same report again."""
+    options = {"--report": report, "--policy": policy, "--count": count, "--seed": seed or None}
+    given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return shlex.join(["sagan-deploy", "parity", str(checkpoint), *map(str, files), *given])
+
+
+def _decide(found: ParityReport, comparison: Comparison | None, *, require_all: bool) -> None:
     failed = ", ".join(leg.name for leg in found.legs if leg.status == "failed")
     if failed:
         raise CheckFailed(f"parity failed for {failed}")
@@ -85,6 +142,12 @@ def _decide(found: ParityReport, *, require_all: bool) -> None:
     if require_all and found.not_run:
         reasons = "; ".join(f"{leg.name}: {leg.reason}" for leg in found.not_run)
         raise MissingError(f"--require-all: not everything could run here: {reasons}")
+    if comparison is not None and comparison.worse:
+        worst = comparison.worse[0]
+        raise CheckFailed(
+            f"{worst.leg} got worse since {comparison.path}: {worst.rule} was {worst.before:.3g} and is "
+            f"{worst.now:.3g}, that was {worst.used_before:.0%} and is {worst.used_now:.0%} of its limit"
+        )
 
 
 def _tell_github(found: ParityReport, *, to_stderr: bool) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagan_deploy.bundle.bundle import CorruptError, find_manifest, is_bundle, open_bundle, sidecar_path
+from sagan_deploy.bundle.manifest import Artifact
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.files import read_bytes, sha256_bytes
 from sagan_deploy.filetypes import detect
@@ -45,7 +46,8 @@ class Candidate:
     stages: dict[str, str] = field(default_factory=dict)
     onnx_sha256: str = ""
     batches: tuple[int, ...] = ()
-    quantisation: dict[str, Any] = field(default_factory=dict)  # the step of its provenance, for int8 and fp8
+    provenance: tuple[dict[str, Any], ...] = ()
+    artifact: Artifact | None = field(default=None, repr=False)  # the manifest's entry of a plan
     float32_parts: tuple[str, ...] = ()  # of mixed precision
     images_type: str = ""  # declared by an ONNX file; what emulates half precision gives out float32 whatever it says
 
@@ -53,6 +55,11 @@ class Candidate:
     def sha256(self) -> str:
         """Hash of the file."""
         return sha256_bytes(self.payload)
+
+    @property
+    def quantisation(self) -> dict[str, Any]:
+        """How the file was quantised, for int8 and fp8; empty for the others."""
+        return next((step for step in self.provenance if step.get("step") == "quantise"), {})
 
     @property
     def arithmetic(self) -> str:
@@ -111,7 +118,7 @@ def _open_onnx(path: Path) -> Candidate:
             checkpoint_sha256=metadata["sagan_deploy.checkpoint_sha256"],
             z_type="float16" if _type_of(model.graph.input, "z") == "float16" else "float32",
             stages=json.loads(metadata["sagan_deploy.stages"]),
-            quantisation=_quantisation(json.loads(metadata["sagan_deploy.provenance"])),
+            provenance=tuple(json.loads(metadata["sagan_deploy.provenance"])),
             float32_parts=tuple(json.loads(metadata.get("sagan_deploy.float32_parts", "[]"))),
             images_type=_type_of(model.graph.output, "images"),
         )
@@ -140,14 +147,10 @@ def _open_plan(path: Path) -> Candidate:
         checkpoint_sha256=manifest.checkpoint_sha256 or "",
         z_type="float16" if artifact.inputs[0].dtype == "float16" else "float32",
         onnx_sha256=artifact.plan.onnx_sha256,
-        quantisation=_quantisation(manifest.provenance),
+        provenance=tuple(manifest.provenance),
+        artifact=artifact,
         batches=tuple(sorted({shape[0] for profile in artifact.plan.profiles for shape in profile["z"].values()})),
     )
-
-
-def _quantisation(provenance: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """How a file was quantised; empty for one that was not."""
-    return next((step for step in provenance if step.get("step") == "quantise"), {})
 
 
 def _type_of(values: Iterable[Any], name: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,27 +17,30 @@ from sagan_deploy.checkpoints.native import Checkpoint
 from sagan_deploy.environment import machine, tool_versions
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.model.inference import InferenceOptions, to_inference
-from sagan_deploy.parity.batches import between_batches
+from sagan_deploy.parity import examine
+from sagan_deploy.parity.batches import batch_limit, between_batches
 from sagan_deploy.parity.candidates import Candidate, Draw, open_candidates, opened
 from sagan_deploy.parity.cases import Case, Pool, default_count, make_cases
-from sagan_deploy.parity.classes import class_rows
-from sagan_deploy.parity.depth import Depth, rounding_layers, stage_depths
-from sagan_deploy.parity.emulation import emulated
+from sagan_deploy.parity.classes import class_gates
+from sagan_deploy.parity.depth import Depth, rounding_layers
 from sagan_deploy.parity.gates import Drawn, distances, gates_of, hard_gates
-from sagan_deploy.parity.localise import first_faulty_stage
+from sagan_deploy.parity.islands import exported_options
 from sagan_deploy.parity.metrics import relative_l2
 from sagan_deploy.parity.pictures import worst_pictures
-from sagan_deploy.parity.policy import Limit, Policy
+from sagan_deploy.parity.policy import ROUNDOFF, Limit, Policy
 from sagan_deploy.parity.quantised_yardstick import draw_quantised
 from sagan_deploy.parity.reference import REFERENCE, draw_float64
-from sagan_deploy.parity.report import Gate, Leg, ParityReport, StageFault
+from sagan_deploy.parity.report import Gate, Leg, ParityReport
+from sagan_deploy.parity.table import image_table
 from sagan_deploy.parity.yardstick import draw_in
 from sagan_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
     from sagan_deploy.model.generator import Generator
 
+# An identity that is wrong is wrong for any latents; that every class has its own row is seen in the files.
 _ALGEBRA_ROWS = 16
+_QUANTISED_ROUNDOFF = {"int8": 2.0**-8, "fp8": 2.0**-4}
 
 
 def judge(
@@ -47,6 +50,8 @@ def judge(
     *,
     seed: int = 0,
     count: int | None = None,
+    fail_fast: bool = False,
+    keep_images: bool = False,
     progress: Progress = silent,
 ) -> ParityReport:
     """Hold exported files against the checkpoint that they came from.
@@ -60,6 +65,9 @@ def judge(
         policy: the limits; None derives all of them.
         seed: of the latents.
         count: how many normal latents; None chooses by image size.
+        fail_fast: stop at the first leg that fails; the others are reported as not run.
+        keep_images: leave all images in the report's `arrays`: latents ``z``, ``labels``, the ``reference`` of every
+            row, and for leg i ``images.i`` in the order of its image table.
         progress: told about every leg.
 
     Raises:
@@ -81,9 +89,20 @@ def judge(
     trial = _Trial(checkpoint, generator, pool, cases, reference, policy or Policy(), yardsticks)
     layouts = sorted({c.attention for c in candidates if c.kind == "onnx"}) or ["fused"]
     legs = [_algebra_leg(layout, trial, progress) for layout in layouts]
+    arrays: dict[str, NDArray[Any]] = {}
+    if keep_images:
+        arrays |= {"z": pool.z, "reference": reference}
+        if pool.labels is not None:
+            arrays["labels"] = pool.labels
     for done, candidate in enumerate(candidates):
         progress("parity", done, len(candidates))
-        legs.append(_leg_or_refusal(candidate, candidates, trial))
+        if fail_fast and any(leg.status == "failed" for leg in legs):
+            legs.append(_unrun(candidate, "a leg before it failed, and --fail-fast stops there"))
+            continue
+        leg, drawn = _leg_or_refusal(candidate, candidates, trial)
+        if keep_images and leg.images is not None:
+            arrays[f"images.{len(legs)}"] = np.concatenate([d.images for d in drawn])
+        legs.append(leg)
     progress("parity", len(candidates), len(candidates))
     return ParityReport(
         reference=REFERENCE,
@@ -94,6 +113,9 @@ def judge(
         environment=tool_versions() | machine(),
         seed=seed,
         seconds=time.perf_counter() - start,
+        provenance=checkpoint.provenance,
+        yardstick={key.partition(" ")[0]: dict(values) for key, values in yardsticks.items() if values},
+        arrays=arrays,
     )
 
 
@@ -124,14 +146,14 @@ def _draw_like(candidate: Candidate, generator: Generator, pool: Pool, progress:
 def _algebra_leg(layout: str, trial: _Trial, progress: Progress) -> Leg:
     start = time.perf_counter()
     form = to_inference(trial.generator, InferenceOptions(attention=layout))  # type: ignore[arg-type]
-    # Identities hold for every latent or for none, and all classes of a file are looked at by their numbers.
-    rows = trial.pool.spread(_ALGEBRA_ROWS)
-    some = Pool(*trial.pool.batch(Case("some", tuple(rows))))
-    drawn = draw_float64(form, some, task=f"inference form, {layout}", progress=progress)
+    size = len(trial.pool)
+    rows = np.unique(np.linspace(0, size - 1, min(_ALGEBRA_ROWS, size)).round().astype(int))
+    few = Pool(trial.pool.z[rows], None if trial.pool.labels is None else trial.pool.labels[rows])
+    drawn = draw_float64(form, few, task=f"inference form, {layout}", progress=progress)
     errors, limit = relative_l2(drawn, trial.reference[rows]), trial.policy.algebra()
     worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors)))
     gate = Gate(
-        "tensor.rel_l2", float(errors[worst]), limit.value, limit.derivation, case="all", image=int(rows[worst])
+        "tensor.rel_l2", float(errors[worst]), limit.value, limit.derivation, case=f"{len(rows)} latents", image=worst
     )
     return Leg(
         name=f"inference form, {layout} attention",
@@ -143,65 +165,84 @@ def _algebra_leg(layout: str, trial: _Trial, progress: Progress) -> Leg:
     )
 
 
-def _leg_or_refusal(candidate: Candidate, candidates: Sequence[Candidate], trial: _Trial) -> Leg:
+def _unrun(candidate: Candidate, reason: str = "") -> Leg:
+    return Leg(
+        candidate.path.name,
+        candidate.how,
+        "not_run",
+        reason,
+        path=str(candidate.path),
+        sha256=candidate.sha256,
+        artifact=candidate.artifact,
+    )
+
+
+def _leg_or_refusal(
+    candidate: Candidate, candidates: Sequence[Candidate], trial: _Trial
+) -> tuple[Leg, Sequence[Drawn]]:
     """A file of ours whose graph makes no sense has failed, and says nothing about the others."""
     try:
         return _file_leg(candidate, _depth(candidate, candidates, trial.checkpoint), trial)
     except CorruptError:
         raise
     except InputError as error:
-        path, sha256 = str(candidate.path), candidate.sha256
-        return Leg(candidate.path.name, candidate.how, "failed", str(error), path=path, sha256=sha256)
+        return dataclasses.replace(_unrun(candidate, str(error)), status="failed"), ()
 
 
-def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> Leg:
+def _file_leg(candidate: Candidate, depth: Depth, trial: _Trial) -> tuple[Leg, Sequence[Drawn]]:
     start = time.perf_counter()
-    leg = Leg(candidate.path.name, candidate.how, "not_run", path=str(candidate.path), sha256=candidate.sha256)
+    leg = _unrun(candidate)
     try:
         with opened(candidate) as draw:
             drawn = _draw(draw, _cases(candidate, trial), trial.pool)
     except MissingError as error:
-        return dataclasses.replace(leg, reason=str(error))
+        return dataclasses.replace(leg, reason=str(error)), ()
     if isinstance(drawn, InputError):
-        return dataclasses.replace(leg, status="failed", reason=str(drawn), seconds=time.perf_counter() - start)
-    limits = trial.limits(candidate, depth)
+        return dataclasses.replace(leg, status="failed", reason=str(drawn), seconds=time.perf_counter() - start), ()
     gates = hard_gates(candidate, drawn, trial.checkpoint)
-    comparable = all(gate.passed for gate in gates)
-    if comparable:
+    # Images of another shape or type cannot be compared; those with NaN can, and their table says where it is.
+    measurable = all(gate.passed for gate in gates if gate.rule in ("hard.shape", "hard.dtype"))
+    if all(gate.passed for gate in gates):
+        limits = trial.limits(candidate, depth)
         gates += gates_of(drawn, trial.reference, limits)
-        gates += (between_batches(drawn, _batch_limit(candidate, limits)), *_class_gates(candidate, trial))
+        gates += (between_batches(drawn, batch_limit(candidate, limits)),)
+        gates += class_gates(candidate, trial.generator, trial.policy)
     passed = all(gate.passed for gate in gates)
-    return dataclasses.replace(
+    u = {**ROUNDOFF, **_QUANTISED_ROUNDOFF}[candidate.precision]
+    leg = dataclasses.replace(
         leg,
         status="passed" if passed else "failed",
         reason="" if passed else _first_failure(gates),
         gates=gates,
-        fault=None if passed else _fault(candidate, trial, gates, drawn),
-        pictures=worst_pictures(drawn, trial.reference) if comparable else (),
-        seconds=time.perf_counter() - start,
+        images=image_table(drawn, trial.reference, u) if measurable else None,
+        pictures=worst_pictures(drawn, trial.reference) if measurable else (),
     )
-
-
-def _batch_limit(candidate: Candidate, limits: Mapping[str, Limit]) -> Limit:
-    """A plan may run other kernels for other batches, which round in other places: as far apart as two files."""
     if candidate.kind == "onnx":
-        return limits["tensor.between_batches"]
-    return Limit(limits["tensor.rel_l2"].value, "tensor.rel_l2: kernels of other batches may round in other places")
+        leg = _examined(leg, candidate, trial, drawn)
+    return dataclasses.replace(leg, seconds=time.perf_counter() - start), drawn
 
 
-def _class_gates(candidate: Candidate, trial: _Trial) -> tuple[Gate, ...]:
-    """Every class of an ONNX file, by its numbers; a plan's are those of the file that it was built from."""
-    if candidate.kind != "onnx":
-        return ()
-    rows = class_rows(_runnable(candidate), trial.generator)
-    if rows is None:
-        return ()
-    limit = trial.policy.class_rows(candidate.precision, rows.layers, rows.terms)
-    return (Gate("tensor.class_rows", rows.error, limit.value, limit.derivation, case=rows.where),)
-
-
-def _runnable(candidate: Candidate) -> bytes:
-    return candidate.payload if candidate.precision == "fp32" else emulated(candidate.payload)
+def _examined(leg: Leg, candidate: Candidate, trial: _Trial, drawn: Sequence[Drawn]) -> Leg:
+    """The leg with what explains it."""
+    scene = examine.Scene(
+        candidate,
+        trial.generator,
+        trial.pool,
+        trial.reference,
+        lambda depth: trial.limits(candidate, depth),
+        drawn,
+        leg.gates,
+    )
+    stages = examine.stages(scene)
+    failed = leg.status == "failed"
+    return dataclasses.replace(
+        leg,
+        stages=stages,
+        fault=examine.fault(scene, stages) if failed else None,
+        gains=examine.gains(scene, exported_options(candidate.provenance)) if failed else (),
+        ranges=examine.ranges(scene),
+        maps=examine.maps(scene),
+    )
 
 
 def _cases(candidate: Candidate, trial: _Trial) -> tuple[Case, ...]:
@@ -220,15 +261,6 @@ def _draw(draw: Draw, cases: Sequence[Case], pool: Pool) -> list[Drawn] | InputE
         return error
 
 
-def _worst_row(gates: Sequence[Gate], drawn: Sequence[Drawn]) -> int:
-    """The row of the pool that the first failed gate names."""
-    named = [gate for gate in gates if not gate.passed and gate.image is not None]
-    if not named:
-        return 0
-    case = next(d.case for d in drawn if d.case.name == named[0].case)
-    return case.rows[named[0].image or 0]
-
-
 def _depth(candidate: Candidate, candidates: Sequence[Candidate], checkpoint: Checkpoint) -> Depth:
     """Rounding layers of an ONNX file, or of the one that a plan was built from, or else as the config has them."""
     if candidate.kind == "onnx":
@@ -240,30 +272,6 @@ def _depth(candidate: Candidate, candidates: Sequence[Candidate], checkpoint: Ch
     per_stage = 4 if config.block == "bottleneck" else 2 if config.block == "residual" else 1
     layers = 2 + per_stage * config.num_stages + 4 * len(config.attention_after)
     return Depth(layers, 9 * max(config.widths))
-
-
-def _fault(candidate: Candidate, trial: _Trial, gates: Sequence[Gate], drawn: Sequence[Drawn]) -> StageFault | None:
-    """Where an ONNX file leaves the reference, looked for on the image that failed."""
-    if candidate.kind != "onnx" or not candidate.stages:
-        return None
-    depths = stage_depths(candidate.payload, candidate.stages)
-    z, labels = trial.pool.batch(Case("worst", (_worst_row(gates, drawn),)))
-    fault = first_faulty_stage(
-        _runnable(candidate),
-        trial.generator,
-        candidate.stages,
-        z,
-        labels,
-        budget=lambda path: trial.limits(candidate, depths[path])["tensor.rel_l2"].value,
-    )
-    images = next((gate for gate in gates if gate.rule == "tensor.rel_l2" and not gate.passed), None)
-    if fault is not None or images is None:
-        return fault
-    # Every stage that can be compared is right and the images are not: it is one of those behind them.
-    paths = ["stem", *(f"stages.{i}" for i in range(trial.checkpoint.config.num_stages)), "tail"]
-    last = max((index for index, path in enumerate(paths) if path in candidate.stages), default=-1)
-    behind = paths[last + 1 :]
-    return StageFault(" or ".join(behind), images.value, images.limit)
 
 
 def _first_failure(gates: Sequence[Gate]) -> str:

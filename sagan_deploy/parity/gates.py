@@ -16,7 +16,7 @@ from sagan_deploy.parity.candidates import Candidate, share_in_declared_precisio
 from sagan_deploy.parity.cases import Case
 from sagan_deploy.parity.metrics import (
     code_differences,
-    nearest_images,
+    comparable,
     not_finite,
     psnr,
     relative_l2,
@@ -76,7 +76,7 @@ def gates_of(drawn: Sequence[Drawn], reference: NDArray[np.float64], limits: Map
         return reference[list(d.case.rows)]
 
     def numbers(d: Drawn) -> NDArray[np.float64]:
-        return nearest_images(d.images, of(d)) if d.images.dtype == np.uint8 else d.images.astype(np.float64)
+        return comparable(d.images, of(d))
 
     def codes(d: Drawn) -> NDArray[np.int64]:
         return code_differences(d.images, of(d)).reshape(len(d.images), -1)

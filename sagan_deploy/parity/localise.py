@@ -1,4 +1,4 @@
-"""Where an exported file first leaves the reference: its stages, one after the other, against the training form."""
+"""How far each stage of an exported file is from the training form: a fault lies in the first over its budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from sagan_deploy.optional import require
 from sagan_deploy.parity.emulation import session_options
 from sagan_deploy.parity.graph import parse_model
 from sagan_deploy.parity.metrics import relative_l2
-from sagan_deploy.parity.report import StageFault
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,40 +21,6 @@ if TYPE_CHECKING:
     from sagan_deploy.model.generator import Generator
 
 _BATCH = 8  # all stages of so many images are in memory at once
-Budget = Callable[[str], float] | Mapping[str, float]
-
-
-def first_faulty_stage(
-    onnx: bytes,
-    generator: Generator,
-    stages: Mapping[str, str],
-    z: NDArray[np.floating[Any]],
-    labels: NDArray[np.int64] | None,
-    budget: Budget,
-) -> StageFault | None:
-    """The first stage whose output is further from the reference than its own budget allows.
-
-    Args:
-        onnx: the exported model, `emulated` if it is in half precision; it is not changed.
-        generator: the training form, run as a float64 copy in evaluation mode; it is not changed.
-        stages: module path → name of the ONNX value with that module's output, in the order of computation, as the
-            metadata ``sagan_deploy.stages`` holds it.
-        z: latents (n, z_dim).
-        labels: classes (n,), None for an unconditional generator.
-        budget: the largest relative L2 error that a stage, named by its path, may have.
-
-    Returns:
-        The fault with the error of the worst image, or None when every stage keeps its budget.
-
-    Raises:
-        InputError: no ONNX model, or `stages` names values or modules that are not there.
-        MissingError: onnx or onnxruntime is not installed.
-    """
-    limit = budget if callable(budget) else budget.__getitem__
-    for path, error in stage_errors(onnx, generator, stages, z, labels).items():
-        if not error <= limit(path):
-            return StageFault(path, error, limit(path))
-    return None
 
 
 def stage_errors(
@@ -67,7 +32,17 @@ def stage_errors(
 ) -> dict[str, float]:
     """For every stage the relative L2 error of its worst image, infinite where a value is NaN or infinite.
 
-    Arguments and errors are those of `first_faulty_stage`.
+    Args:
+        onnx: the exported model, `emulated` if it is in half precision; it is not changed.
+        generator: the training form, run as a float64 copy in evaluation mode; it is not changed.
+        stages: module path → name of the ONNX value with that module's output, in the order of computation, as the
+            metadata ``sagan_deploy.stages`` holds it.
+        z: latents (n, z_dim).
+        labels: classes (n,), None for an unconditional generator.
+
+    Raises:
+        InputError: no ONNX model, or `stages` names values or modules that are not there.
+        MissingError: onnx or onnxruntime is not installed.
     """
     session = _session(onnx, stages)
     exact, reference = _hooked(generator, stages)
@@ -128,5 +103,6 @@ def _run(generator: Generator, z: NDArray[np.float32], labels: NDArray[np.int64]
 def _worst_error(found: NDArray[np.floating[Any]], expected: NDArray[np.float64], path: str) -> float:
     if found.shape != expected.shape:
         raise InputError(f"{path} has the shape {found.shape} in the ONNX model and {expected.shape} in the generator.")
-    errors = relative_l2(found.astype(np.float64), expected)
+    with np.errstate(invalid="ignore"):
+        errors = relative_l2(found.astype(np.float64), expected)
     return float(np.where(np.isnan(errors), np.inf, errors).max())

@@ -78,6 +78,19 @@ def ssim(candidate: Images, reference: Images) -> PerImage:
     return np.asarray(similarity.mean(axis=(1, 2, 3)))
 
 
+def cosine(candidate: Images, reference: Images) -> PerImage:
+    """The cosine of the angle between two images as vectors; two black images, which have none, are alike: 1."""
+    product = (candidate * reference).sum(axis=(1, 2, 3))
+    sizes = np.sqrt((candidate**2).sum(axis=(1, 2, 3)) * (reference**2).sum(axis=(1, 2, 3)))
+    alike = np.where((candidate == reference).all(axis=(1, 2, 3)), 1.0, 0.0)
+    return np.asarray(np.where(sizes > 0, product / np.where(sizes > 0, sizes, 1.0), alike))
+
+
+def comparable(images: NDArray[Any], reference: Images) -> Images:
+    """A candidate's images as numbers [n, c, h, w]; 8-bit ones as the nearest that round to them."""
+    return nearest_images(images, reference) if images.dtype == np.uint8 else images.astype(np.float64)
+
+
 def code_differences(candidate: NDArray[Any], reference: Images) -> NDArray[np.int64]:
     """Signed differences of 8-bit codes, [n, h, w, c]; `candidate` holds codes [n, h, w, c] or images [n, c, h, w]."""
     codes = candidate if candidate.dtype == np.uint8 else to_uint8(np.nan_to_num(candidate, nan=-1.0))

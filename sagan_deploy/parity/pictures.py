@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sagan_deploy.images import to_uint8
 from sagan_deploy.parity.gates import Drawn
-from sagan_deploy.parity.metrics import nearest_images, relative_l2
+from sagan_deploy.parity.metrics import comparable, relative_l2
 from sagan_deploy.parity.report import Picture
 
 _SHOWN = 4
@@ -21,17 +20,23 @@ def worst_pictures(drawn: Sequence[Drawn], reference: NDArray[np.float64], count
     ranked: dict[int, tuple[float, Drawn, int]] = {}
     for d in drawn:
         expected = reference[list(d.case.rows)]
-        errors = relative_l2(_numbers(d.images, expected), expected)
+        with np.errstate(invalid="ignore"):
+            errors = relative_l2(comparable(d.images, expected), expected)
         for index, (row, error) in enumerate(zip(d.case.rows, errors, strict=True)):
-            if row not in ranked or error > ranked[row][0]:
-                ranked[row] = (float(error), d, index)
+            worse = float("inf") if np.isnan(error) else float(error)
+            if row not in ranked or worse > ranked[row][0]:
+                ranked[row] = (worse, d, index)
     worst = sorted(ranked.items(), key=lambda entry: -entry[1][0])[:count]
     return tuple(_picture(d, index, reference[row]) for row, (_, d, index) in worst)
 
 
 def _picture(d: Drawn, index: int, reference: NDArray[np.float64]) -> Picture:
+    """What is no number is black in the candidate and white in the difference."""
     candidate = d.images[index : index + 1]
-    difference = np.abs(_numbers(candidate, reference[None]) - reference[None])
+    if candidate.dtype != np.uint8:
+        candidate = np.nan_to_num(candidate, nan=-1.0, posinf=1.0, neginf=-1.0)
+    lost = ~np.isfinite(d.images[index]) if candidate.dtype != np.uint8 else np.zeros(reference.shape, bool)
+    difference = np.where(lost[None], 2.0, np.abs(comparable(candidate, reference[None]) - reference[None]))
     # Powers of two, so that people can relate the brightness of two pictures to each other.
     peak = max(float(difference.max()), 1e-12)
     amplification = 2.0 ** max(0, int(np.floor(np.log2(2.0 / peak))))
@@ -43,10 +48,6 @@ def _picture(d: Drawn, index: int, reference: NDArray[np.float64]) -> Picture:
         difference=_rgb(to_uint8(difference * amplification - 1.0)[0]),
         amplification=amplification,
     )
-
-
-def _numbers(images: NDArray[Any], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    return nearest_images(images, reference) if images.dtype == np.uint8 else images.astype(np.float64)
 
 
 def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -116,6 +116,7 @@ class Leg:
 class ParityReport:
     """All legs. `environment` names versions and the machine, `cases` each case with its number of images, and
     `loosened` the limits that a policy file changed, each with its reason. `provenance` is the checkpoint's,
+    `yardstick` what PyTorch's training form loses in each precision, by rule, from which limits are derived,
     `command` makes this report again, and
     `arrays` holds the very images, for those who recompute its numbers.
     """
@@ -129,6 +130,7 @@ class ParityReport:
     seed: int
     seconds: float
     provenance: tuple[dict[str, Any], ...] = ()
+    yardstick: dict[str, dict[str, float]] = field(default_factory=dict)
     command: str = ""
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sagan_deploy.reports import words
+from sagan_deploy.reports.overview import mending
 from sagan_deploy.reports.quality import quality_lines
+from sagan_deploy.reports.rules import RULES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,11 +18,12 @@ if TYPE_CHECKING:
     from sagan_deploy.parity.report import Leg, ParityReport
     from sagan_deploy.training.quality import QualityReport
 
+_SHOWN = 2  # failed gates of a leg; the report has all of them
 _STYLES = {"passed": "green", "failed": "bold red", "not_run": "yellow"}
 
 
 def parity_table(report: ParityReport) -> RenderableType:
-    """A row per leg with its tightest gate, then every failed gate with where its limit comes from."""
+    """A row per leg with its tightest gate, then what is wrong with each failed leg and where it begins."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -36,6 +39,16 @@ def parity_table(report: ParityReport) -> RenderableType:
     details = [text for leg in report.legs for text in _failures(leg)]
     details += [Text(f"changed limit {rule}: {reason}") for rule, reason in report.loosened.items()]
     return Group(table, *details)
+
+
+def rules_table() -> RenderableType:
+    """Every rule id with what it measures."""
+    from rich.table import Table
+
+    table = Table("rule", "measures", "judged on", "limit")
+    for rule in RULES:
+        table.add_row(rule.id, rule.measures, rule.judged, "derived, or from a policy" if rule.adjustable else "fixed")
+    return table
 
 
 def artifact_table(manifest: Manifest, seconds: dict[str, float]) -> RenderableType:
@@ -88,14 +101,21 @@ def quality_table(quality: QualityReport) -> RenderableType:
 
 
 def _failures(leg: Leg) -> list[Text]:
+    """The tightest failed gates of a leg, its first faulty stage and what would mend it."""
     from rich.text import Text
 
+    failed = sorted(leg.failed_gates, key=lambda gate: gate.margin)
     lines = []
-    for gate in leg.failed_gates:
+    for gate in failed[:_SHOWN]:
         lines.append(Text(f"{leg.name}: {words.problem(gate)}"))
         lines.append(Text(f"    the limit: {gate.derivation}"))
+    if len(failed) > _SHOWN:
+        rest = ", ".join(gate.rule for gate in failed[_SHOWN:])
+        lines.append(Text(f"{leg.name}: {len(failed) - _SHOWN} more failed: {rest}"))
     if leg.fault is not None:
         lines.append(Text(f"{leg.name}: {words.stage(leg.fault)}"))
+    if leg.status == "failed" and (mend := mending(leg)):
+        lines.append(Text(f"{leg.name}: {mend}"))
     return lines
 
 

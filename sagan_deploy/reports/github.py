@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sagan_deploy.parity.report import Gate, Leg, ParityReport
 from sagan_deploy.reports import words
+from sagan_deploy.reports.overview import verdict_lines
 
 
 def annotation_lines(report: ParityReport) -> list[str]:
@@ -29,15 +30,19 @@ def annotation_lines(report: ParityReport) -> list[str]:
 
 def summary(report: ParityReport) -> str:
     """GitHub Markdown, for the file that ``GITHUB_STEP_SUMMARY`` names."""
-    parts = [f"## {words.headline(report)}", f"Reference: {_cell(report.reference)}", _legs(report.legs)]
+    parts = [f"## {words.headline(report)}", *map(_cell, verdict_lines(report)), _legs(report.legs)]
+    parts.append(f"Reference: {_cell(report.reference)}; {sum(report.cases.values())} images per file.")
     for leg in report.legs:
         if leg.failed_gates:
             parts += [f"### {_cell(leg.name)}", _gates(leg.failed_gates)]
-        if leg.fault is not None:
-            parts.append(_cell(f"{leg.name}: {words.stage(leg.fault)}"))
+        if over := [stage for stage in leg.stages if not stage.passed]:
+            errors = [(stage.path, words.number(stage.value), words.number(stage.limit)) for stage in over]
+            parts += ["Stages over their own budget:", _table(("stage", "error", "budget"), errors)]
     if report.loosened:
         rows = [(rule, reason) for rule, reason in report.loosened.items()]
         parts += ["### Limits that a policy changed", _table(("rule", "reason"), rows)]
+    if report.command:
+        parts += ["To make it again:", "\n".join(f"    {line}" for line in report.command.splitlines())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -45,9 +50,11 @@ def _legs(legs: Sequence[Leg]) -> str:
     rows = []
     for leg in legs:
         worst = words.worst_gate(leg)
-        gate = ("", "", "") if worst is None else (worst.rule, words.number(worst.value), words.limit(worst))
+        gate = ("",) * 4
+        if worst is not None:
+            gate = (worst.rule, words.number(worst.value), words.limit(worst), words.margin(worst))
         rows.append((leg.name, leg.how, words.verdict(leg.status), *gate, leg.reason))
-    return _table(("leg", "run with", "verdict", "tightest gate", "value", "limit", "why"), rows)
+    return _table(("leg", "run with", "verdict", "tightest gate", "value", "limit", "margin", "why"), rows)
 
 
 def _gates(gates: Sequence[Gate]) -> str:

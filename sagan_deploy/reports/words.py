@@ -58,9 +58,22 @@ def _tensor(tensor: TensorInfo) -> str:
     return f"{tensor.name} {tensor.dtype} [{', '.join(map(str, tensor.shape))}]"
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """0.5 → ``50.0 %``."""
-    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else number(share)
+def percent(share: float, digits: int = 1, *, signed: bool = False) -> str:
+    """0.5 → ``50.0 %``, and when `signed` ``+50.0 %`` or ``−50.0 %``."""
+    if not math.isfinite(share):
+        return number(share)
+    rounded = round(100 * share, digits) or 0.0  # no minus before a zero
+    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f} %".replace("-", "−")
+
+
+def share(value: float) -> str:
+    """A share that may be tiny: ``0``, ``0.012 %``, ``34 %``."""
+    return "0" if value == 0 else f"{100 * value:.2g} %" if math.isfinite(value) else number(value)
+
+
+def bits(value: float) -> str:
+    """Doublings with one digit and a true minus: ``10.9``, ``−1.3``."""
+    return f"{value:.1f}".replace("-", "−") if math.isfinite(value) else number(value)
 
 
 def megabytes(size: int) -> str:
@@ -89,7 +102,7 @@ def limit(gate: Gate) -> str:
 
 def margin(gate: Gate) -> str:
     """How far inside the limit, as a share of it; a negative one fails."""
-    if _kept(gate):
+    if kept(gate):
         return "kept"
     if math.isinf(gate.margin):
         return "all" if gate.passed else "none"
@@ -100,7 +113,7 @@ def used(gate: Gate) -> float:
     """How much of the limit is used up, 0 to 1; 1 as well for anything that fails."""
     if not gate.passed:
         return 1.0
-    if _kept(gate):
+    if kept(gate):
         return 0.0
     if gate.at_least and gate.limit >= 1:  # decibels: nothing is the best
         return min(max(gate.limit / gate.value, 0.0), 1.0)
@@ -134,10 +147,11 @@ def worst_gate(leg: Leg) -> Gate | None:
 
     Gates that are kept or not (nothing is NaN, all shapes are right) have no margin to speak of and come last.
     """
-    return min(leg.gates, key=lambda gate: (_kept(gate), gate.margin), default=None)
+    return min(leg.gates, key=lambda gate: (kept(gate), gate.margin), default=None)
 
 
-def _kept(gate: Gate) -> bool:
+def kept(gate: Gate) -> bool:
+    """Whether a gate holds that can only be kept or broken, and so has no margin to speak of."""
     return gate.passed and (gate.rule.startswith("hard.") or gate.value == gate.limit)
 
 

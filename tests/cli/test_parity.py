@@ -9,9 +9,12 @@ import sagan_deploy.checkpoints.native
 import sagan_deploy.parity.compare
 from sagan_deploy.errors import InputError
 from sagan_deploy.parity.policy import Policy
+from sagan_deploy.parity.report import Gate
 from tests.reports.made_up import leg, mixed, report
+from tests.reports.made_up_evidence import full
 
 GOOD, PARTLY = report(leg("passed")), report(leg("passed"), leg("not_run"))
+STRANGER = Gate("hard.checkpoint", 1.0, 0.0, "the file says that it comes from this checkpoint, by hash")
 NOTHING = report(leg("not_run"))
 
 
@@ -54,6 +57,50 @@ def test_a_failure_exits_with_1_and_one_line(program, judged):
     assert outcome.code == 1
     assert outcome.err == "sagan-deploy: parity failed for generator.fp32.onnx\n"
     assert "stages.1.attention" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("found", "flags", "line"),
+    [
+        (GOOD, (), "next: sagan-deploy deploy g.safetensors --out bundle"),
+        (PARTLY, (), "next: the same command where the rest can run; --require-all exits with 3 until it does"),
+        (mixed(), (), "next: sagan-deploy parity g.safetensors a.onnx --report parity"),
+        (mixed(), ("--report", "out here"), "next: open 'out here/report.html'"),
+        (
+            full(),
+            (),
+            "next: sagan-deploy export g.safetensors --out mixed.onnx --precision mixed --float32 stages.1.attention",
+        ),
+        (report(leg("failed", gates=(STRANGER,))), (), "next: export generator.fp32.onnx from this checkpoint, or"),
+    ],
+)
+def test_it_says_what_to_do_next(program, judged, tmp_path, monkeypatch, found, flags, line):
+    monkeypatch.chdir(tmp_path)
+    judged(found)
+    assert [text for text in program("parity", "g.safetensors", "a.onnx", *flags).out.splitlines() if line in text]
+
+
+def test_the_next_command_is_never_folded(program, judged):
+    judged(GOOD)
+    name = "x" * 300 + ".safetensors"
+    assert f"next: sagan-deploy deploy {name} --out bundle\n" in program("parity", name, "a.onnx").out
+
+
+def test_the_command_that_makes_it_again_is_written_down(program, judged, tmp_path):
+    judged(GOOD)
+    out = tmp_path / "r 1"
+    program("parity", "g.safetensors", "a.onnx", "--report", out, "--count", 9, "--seed", 7, "--quiet")
+    command = json.loads((out / "report.json").read_text())["command"]
+    assert command == f"sagan-deploy parity g.safetensors a.onnx --report '{out}' --count 9 --seed 7"
+    read = json.loads(program("parity", "g.safetensors", "a.onnx", "--json").out)
+    assert read["command"] == "sagan-deploy parity g.safetensors a.onnx"
+
+
+def test_rules_can_be_listed_without_any_file(program):
+    outcome = program("parity", "--list-rules")
+    assert outcome.code == 0
+    assert "tensor.rel_l2" in outcome.out
+    assert "hard.checkpoint" in outcome.out
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,20 @@
 
 import io
 import math
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from sagan_deploy.bench import BenchReport, Row
-from sagan_deploy.reports.console import artifact_table, bench_table, parity_table, quality_table
+from sagan_deploy.parity.policy import RULES as ADJUSTABLE
+from sagan_deploy.reports.console import artifact_table, bench_table, parity_table, quality_table, rules_table
+from sagan_deploy.reports.rules import RULES
 from tests.reports.made_up import hostile, leg, manifest, mixed, quality, report
+from tests.reports.made_up_evidence import full
+
+ROOT = Path(__file__).parents[2]
 
 
 def text(renderable, width=200):
@@ -40,6 +47,25 @@ def test_failures_are_explained_below():
     assert "first stage over its own budget: stages.1.attention (0.031, limit 0.0042)" in shown
     assert "changed limit image.ssim: the head dithers" in shown
     assert "first stage" not in text(parity_table(report(leg("passed"))))
+
+
+def test_a_leg_with_many_failed_gates_stays_short():
+    shown = text(parity_table(full()))
+    assert shown.count("    the limit:") == 2
+    assert "generator.mixed.onnx: 4 more failed: tensor.max_abs, tensor.rel_l2, image.code_share, image.psnr" in shown
+    assert "generator.mixed.onnx: stages.1.attention in float32 takes 93 % of the error away" in shown
+    assert "more failed" not in text(parity_table(mixed()))
+
+
+def test_rules_are_those_of_the_judge_and_no_others():
+    sources = " ".join(path.read_text() for path in (ROOT / "sagan_deploy/parity").glob("*.py"))
+    used = set(re.findall(r'"((?:hard|tensor|image)\.[a-z0-9_]+)"', sources))
+    listed = {rule.id for rule in RULES}
+    assert listed - used == {"leg.run"}
+    assert used <= listed
+    assert {rule.id for rule in RULES if rule.adjustable} == set(ADJUSTABLE)
+    shown = text(rules_table())
+    assert all(rule.id in shown and rule.measures in shown for rule in RULES)
 
 
 def test_square_brackets_are_no_markup():

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from tests.reports.made_up import (
     quickstart_context,
     report,
 )
+from tests.reports.made_up_evidence import full
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -33,16 +35,23 @@ class Page(HTMLParser):
     def __init__(self, source):
         super().__init__()
         self.open, self.seen, self.addresses, self.text = [], [], [], ""
+        self.tags, self.scripts = [], []
         self.feed(source)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
         self.seen.append(tag)
+        self.tags.append((tag, dict(attributes)))
         self.addresses += [value for name, value in attributes if name in ("src", "href", "action", "srcset")]
         assert not [name for name, _ in attributes if name.startswith("on")]
         if tag not in VOID:
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
 
     def handle_endtag(self, tag):
         assert self.open, f"</{tag}> closes nothing"
@@ -50,7 +59,9 @@ class Page(HTMLParser):
         self.text += " " if tag in ("td", "th", "dt", "dd") else ""
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if "script" in self.open:
+            self.scripts.append(data)
+        elif "style" not in self.open:
             self.text += data
 
 
@@ -62,7 +73,9 @@ PAGES = {
     "parity": lambda: parity_page(mixed()),
     "nothing ran": lambda: parity_page(report(leg("not_run"))),
     "hostile": lambda: parity_page(hostile()),
+    "everything": lambda: parity_page(full()),
     "quickstart": quickstart_page,
+    "quickstart with everything": lambda: quickstart_page(parity=full()),
     "hostile classes": lambda: quickstart_page(class_names=(HOSTILE,) * 3, parity=hostile()),
 }
 
@@ -71,9 +84,13 @@ PAGES = {
 def test_pages_are_balanced_and_need_nothing_else(name):
     source = PAGES[name]()
     page = Page(source)
-    assert "script" not in page.seen
-    assert "link" not in page.seen
-    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert page.scripts == [(files("sagan_deploy.reports") / "templates/script.js").read_text()]
+    assert page.seen.count("script") == 1
+    assert not {"link", "iframe", "object", "embed", "base"} & set(page.seen)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    inside = {f"#{id_}" for id_ in ids}
+    assert [a for a in page.addresses if a not in inside and not a.startswith("data:image/png;base64,")] == []
     assert "http://" not in source
     assert "https://" not in source
     assert "url(" not in source
@@ -116,7 +133,7 @@ def test_parity_page_says_everything():
 def test_the_verdict_is_not_only_a_colour():
     assert "Parity passed" in Page(parity_page(report())).text
     nothing = parity_page(report(leg("not_run")))
-    assert 'class="banner not_run"' in nothing
+    assert 'class="hero not_run"' in nothing
     assert "nothing ran" in nothing
 
 
@@ -128,7 +145,8 @@ def test_bars_show_the_share_of_the_limit():
 
 def test_pictures_are_those_of_the_report_in_their_order():
     page = Page(parity_page(report(leg("passed", pictures=pictures(count=2)))))
-    shown = [np.array(Image.open(io.BytesIO(base64.b64decode(a.split(",")[1])))) for a in page.addresses]
+    addresses = [address for address in page.addresses if address.startswith("data:")]
+    shown = [np.array(Image.open(io.BytesIO(base64.b64decode(a.split(",")[1])))) for a in addresses]
     expected = [image for p in pictures(count=2) for image in (p.reference, p.candidate, p.difference)]
     assert len(shown) == 6
     for a, b in zip(shown, expected, strict=True):

@@ -14,6 +14,7 @@ from sagan_deploy.reports.github import annotation_lines, summary
 from sagan_deploy.reports.json_report import to_json
 from sagan_deploy.reports.junit import to_junit
 from tests.reports.made_up import CLOSE, HOSTILE, NAN, SSIM, WRONG, hostile, leg, mixed, report
+from tests.reports.made_up_evidence import full
 
 
 def strict(text):
@@ -124,16 +125,25 @@ def test_summary_is_a_table_of_legs():
     rows = [cells(line) for line in text.splitlines() if line.startswith("| generator")]
     assert text.startswith("## Parity FAILED: 1 passed, 1 FAILED, 1 not run")
     assert [row[2].strip() for row in rows] == ["passed", "FAILED", "not run"]
-    assert rows[2][6].strip() == "this machine has no NVIDIA GPU"
+    assert rows[2][7].strip() == "this machine has no NVIDIA GPU"
     assert "agreed in review 12" in text
     assert "stages.1.attention" in text
 
 
+def test_summary_says_where_it_begins_and_how_to_make_it_again():
+    text = summary(full())
+    assert "The worst: image.ssim is 0.981 at permuted, image 33" in text.replace("\\_", "_")
+    assert "| stages.1.attention | 0.06 | 0.002 |" in text
+    assert "stages.0.block" not in text  # keeps its budget
+    assert "\n    sagan-deploy parity run/generator.safetensors bundle --seed 7" in text
+
+
 def test_summary_cannot_be_broken_out_of():
-    text = summary(hostile())
-    assert "<script>" not in text
+    text = summary(dataclasses.replace(hostile(), command=HOSTILE))
+    outside = [line for line in text.splitlines() if not line.startswith("    ")]  # of indented code
+    assert not [line for line in outside if "<script>" in line]
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(cells(line)) for line in tables} <= {2, 5, 7}
+    assert {len(cells(line)) for line in tables} <= {2, 5, 8}
     assert not [line for line in text.splitlines() if line.startswith("::")]
 
 
