@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sagan_deploy.parity.candidates import Candidate
 from sagan_deploy.parity.gates import Drawn
 from sagan_deploy.parity.metrics import from_codes
 from sagan_deploy.parity.policy import Limit
@@ -33,13 +32,6 @@ def between_batches(drawn: Sequence[Drawn], limit: Limit) -> Gate:
             elif not (distance := _distance(image, first[row])) <= worst.value:
                 worst = Gate(worst.rule, distance, limit.value, limit.derivation, case=d.case.name, image=index)
     return worst
-
-
-def batch_limit(candidate: Candidate, limits: Mapping[str, Limit]) -> Limit:
-    """A plan may run other kernels for other batches, which round in other places: as far apart as two files."""
-    if candidate.kind == "onnx":
-        return limits["tensor.between_batches"]
-    return Limit(limits["tensor.rel_l2"].value, "tensor.rel_l2: kernels of other batches may round in other places")
 
 
 def _distance(image: NDArray[Any], other: NDArray[Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -60,6 +61,13 @@ class Candidate:
     def quantisation(self) -> dict[str, Any]:
         """How the file was quantised, for int8 and fp8; empty for the others."""
         return next((step for step in self.provenance if step.get("step") == "quantise"), {})
+
+    @functools.cached_property
+    def executable(self) -> bytes:
+        """What ONNX Runtime runs for an ONNX file: itself, or its half precision written out."""
+        from sagan_deploy.parity.emulation import emulated
+
+        return self.payload if self.precision == "fp32" else emulated(self.payload)
 
     @property
     def arithmetic(self) -> str:
@@ -189,11 +197,11 @@ def _load_plan(path: Path) -> RuntimeGenerator:
 
 def _open_session(candidate: Candidate) -> Draw:
     onnxruntime = require("onnxruntime", "onnxruntime")
-    from sagan_deploy.parity.emulation import emulated, session_options
+    from sagan_deploy.parity.emulation import session_options
 
-    payload, options = candidate.payload, onnxruntime.SessionOptions()
+    payload, options = candidate.executable, onnxruntime.SessionOptions()
     if candidate.precision != "fp32":
-        payload, options = emulated(payload), session_options()
+        options = session_options()
     options.log_severity_level = 4  # errors are raised, and told there
     try:
         session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])

@@ -29,6 +29,10 @@ class Pool:
         """The same with latents that float16 holds exactly, so that files which read float16 see the same numbers."""
         return Pool(self.z.astype(np.float16).astype(np.float32), self.labels)
 
+    def spread(self, count: int) -> NDArray[np.int64]:
+        """Up to `count` rows from all over the pool, the first and the last among them."""
+        return np.unique(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+
     def batch(self, case: Case) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
         """The latents and labels of a case."""
         rows = list(case.rows)

@@ -21,13 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagan_deploy.optional import require
-from sagan_deploy.parity.candidates import Candidate
 from sagan_deploy.parity.cases import classes_are_told_by_numbers
 from sagan_deploy.parity.depth import rounding_layers
-from sagan_deploy.parity.emulation import emulated, session_options
+from sagan_deploy.parity.emulation import session_options
 from sagan_deploy.parity.graph import parse_model
-from sagan_deploy.parity.policy import Policy
-from sagan_deploy.parity.report import Gate
 
 if TYPE_CHECKING:
     from sagan_deploy.model.generator import Generator
@@ -89,18 +86,6 @@ def class_rows(onnx: bytes, generator: Generator) -> ClassRows | None:
         if not rows[label] <= worst.error:
             worst = ClassRows(float(rows[label]), f"class {label} in {name}", depth.layers, depth.longest_reduction)
     return worst
-
-
-def class_gates(candidate: Candidate, generator: Generator, policy: Policy) -> tuple[Gate, ...]:
-    """The gate on every class of an ONNX file; a plan's classes are those of the file that it was built from."""
-    if candidate.kind != "onnx":
-        return ()
-    payload = candidate.payload if candidate.precision == "fp32" else emulated(candidate.payload)
-    rows = class_rows(payload, generator)
-    if rows is None:
-        return ()
-    limit = policy.class_rows(candidate.precision, rows.layers, rows.terms)
-    return (Gate("tensor.class_rows", rows.error, limit.value, limit.derivation, case=rows.where),)
 
 
 def _label_cone(model: Any) -> Any | None:
