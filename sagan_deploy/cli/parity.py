@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,65 +75,67 @@ def parity(
     Example: sagan-deploy parity generator.safetensors generator.fp16.onnx --report parity
     """
     from sagan_deploy.checkpoints.native import load_checkpoint
-    from sagan_deploy.files import new_folder, refuse_existing, refuse_existing_file, write_text
+    from sagan_deploy.files import new_folder, read_bytes, refuse_existing, refuse_existing_file, write_text
     from sagan_deploy.parity.baseline import compare_with_baseline
     from sagan_deploy.parity.compare import judge
     from sagan_deploy.parity.policy import Policy, load_policy
-    from sagan_deploy.reports.console import parity_table
-    from sagan_deploy.reports.drift import drift_table
     from sagan_deploy.reports.folder import write_reports
     from sagan_deploy.reports.json_report import to_json
-    from sagan_deploy.reports.overview import next_step
 
     if report is not None:
         refuse_existing(report, marker=_MARKER, force=force)
     if save_baseline is not None:
         refuse_existing_file(save_baseline, force=force)
+    if against_baseline is not None:
+        read_bytes(against_baseline)  # a slip of the pen is told before the work, not after it
     chosen = load_policy(policy) if policy is not None else Policy()
+    options: dict[str, Any] = {"seed": seed, "count": count, "fail_fast": fail_fast, "keep_images": report is not None}
     with progress_bars(quiet=quiet) as progress:
-        found = judge(
-            load_checkpoint(checkpoint),
-            files,
-            chosen,
-            seed=seed,
-            count=count,
-            fail_fast=fail_fast,
-            keep_images=report is not None,
-            progress=progress,
-        )
+        found = judge(load_checkpoint(checkpoint), files, chosen, progress=progress, **options)
     found = dataclasses.replace(found, command=_command(checkpoint, files, report, policy, count, seed))
-    comparison = None if against_baseline is None else compare_with_baseline(found, against_baseline, max_regression)
     if report is not None:
         with new_folder(report, marker=_MARKER, force=force) as folder:
             write_reports(folder, found)
         say(f"the report lies in {report}", quiet=quiet)
-    if json:
-        typer.echo(to_json(found), nl=False)
-    else:
-        shown = None if report is None else str(report)
-        print_result(parity_table(found))
-        # Not through the table's printer, which folds lines: this one is there to be copied.
-        typer.echo(f"next: {next_step(found, str(checkpoint), list(map(str, files)), shown)}")
-        if comparison is not None:
-            print_result(drift_table(comparison))
     if save_baseline is not None:
         write_text(save_baseline, to_json(found))
         say(f"the baseline lies in {save_baseline}", quiet=quiet)
+    drift = None if against_baseline is None else compare_with_baseline(found, against_baseline, max_regression)
+    _show(found, drift, json=json, advice=(str(checkpoint), list(map(str, files)), None if not report else str(report)))
+    _decide(found, drift, require_all=require_all)
+
+
+def _show(
+    found: ParityReport, drift: Comparison | None, *, json: bool, advice: tuple[str, list[str], str | None]
+) -> None:
+    """Tables and the next command, or JSON, on stdout; on GitHub also annotations and a summary."""
+    from sagan_deploy.reports.console import parity_table
+    from sagan_deploy.reports.drift import drift_table
+    from sagan_deploy.reports.json_report import to_json
+    from sagan_deploy.reports.overview import next_step
+
+    if json:
+        typer.echo(to_json(found), nl=False)
+    else:
+        print_result(parity_table(found))
+        if drift is not None:
+            print_result(drift_table(drift))
+        # Not through the table's printer, which folds lines: this one is there to be copied.
+        typer.echo(f"next: {next_step(found, *advice)}")
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        _tell_github(found, to_stderr=json)
-    _decide(found, comparison, require_all=require_all)
+        _tell_github(found, drift, to_stderr=json)
 
 
 def _command(
     checkpoint: Path, files: list[Path], report: Path | None, policy: Path | None, count: int | None, seed: int
 ) -> str:
     """The line that makes the same report again."""
-    options = {"--report": report, "--policy": policy, "--count": count, "--seed": seed or None}
+    options = {"--seed": seed, "--count": count, "--policy": policy, "--report": report}
     given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
     return shlex.join(["sagan-deploy", "parity", str(checkpoint), *map(str, files), *given])
 
 
-def _decide(found: ParityReport, comparison: Comparison | None, *, require_all: bool) -> None:
+def _decide(found: ParityReport, drift: Comparison | None, *, require_all: bool) -> None:
     failed = ", ".join(leg.name for leg in found.legs if leg.status == "failed")
     if failed:
         raise CheckFailed(f"parity failed for {failed}")
@@ -142,25 +144,23 @@ def _decide(found: ParityReport, comparison: Comparison | None, *, require_all: 
     if require_all and found.not_run:
         reasons = "; ".join(f"{leg.name}: {leg.reason}" for leg in found.not_run)
         raise MissingError(f"--require-all: not everything could run here: {reasons}")
-    if comparison is not None and comparison.worse:
-        worst = comparison.worse[0]
-        raise CheckFailed(
-            f"{worst.leg} got worse since {comparison.path}: {worst.rule} was {worst.before:.3g} and is "
-            f"{worst.now:.3g}, that was {worst.used_before:.0%} and is {worst.used_now:.0%} of its limit"
-        )
+    if drift is not None and drift.worse:
+        from sagan_deploy.reports.drift import regression
+
+        raise CheckFailed(regression(drift.worse[0], drift.path))
 
 
-def _tell_github(found: ParityReport, *, to_stderr: bool) -> None:
+def _tell_github(found: ParityReport, drift: Comparison | None, *, to_stderr: bool) -> None:
     """Annotations (GitHub reads them on both streams, and JSON must stay alone on stdout) and the run's summary."""
     from sagan_deploy.reports.github import annotation_lines, summary
 
-    for line in annotation_lines(found):
+    for line in annotation_lines(found, drift):
         typer.echo(line, err=to_stderr)
     target = os.environ.get("GITHUB_STEP_SUMMARY")
     if target:
         try:
             # All steps of a job share this file, which the runner made: it is appended to, never replaced.
             with Path(target).open("a", encoding="utf-8") as stream:
-                stream.write(summary(found))
+                stream.write(summary(found, drift))
         except OSError as error:
             say(f"the summary could not be added to {target}: {error.strerror or error}")

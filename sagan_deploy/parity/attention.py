@@ -132,6 +132,7 @@ def _pair(
                 case=case,
                 image=image,
                 position=divmod(query, width),
+                size=size,
                 difference=float(gaps[query]),
                 reference=_picture(ours[query], size, peak),
                 candidate=_picture(theirs[query], size, peak),

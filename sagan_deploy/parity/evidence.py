@@ -103,14 +103,16 @@ class RangeAudit:
 class AttentionMap:
     """Where one position of one image looks, on both sides: pictures (h, w, 3) uint8, white is the largest weight.
 
-    `position` is the (row, column) of the query in the stage's feature map, `difference` the largest difference of two
-    weights, which sum to 1 over each picture.
+    `position` is the (row, column) of the query in the stage's feature map, whose height and width are `size`; the
+    picture has fewer places where keys are pooled, and its pixels may be enlarged. `difference` is the largest
+    difference of two weights, which sum to 1 over each picture.
     """
 
     path: str
     case: str
     image: int
     position: tuple[int, int]
+    size: tuple[int, int]
     difference: float
     reference: NDArray[np.uint8] = field(repr=False)
     candidate: NDArray[np.uint8] = field(repr=False)

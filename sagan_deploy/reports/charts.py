@@ -79,6 +79,7 @@ class _Axis:
     step: float
     bins: int
     logarithmic: bool
+    whole: bool = False  # only whole numbers are ticks
 
     def place(self, value: float) -> float:
         """Where a value stands, in units of the SVG."""
@@ -98,6 +99,8 @@ class _Axis:
             decades = range(math.ceil(self.low), math.floor(high) + 1)
             return tuple(Tick(self.place(10.0**d), _power(d)) for d in decades if d % every == 0)
         values = _round_numbers(self.edge(0), self.edge(self.bins))
+        if self.whole:
+            values = sorted({float(math.ceil(value)) for value in values if math.ceil(value) <= self.edge(self.bins)})
         return tuple(Tick(self.place(value), words.number(value)) for value in values)
 
 
@@ -160,7 +163,7 @@ def _axis(values: Sequence[float], limit: float | None, measure: str) -> _Axis:
     anchor = low if limit is None else math.log10(limit) if logarithmic else limit
     spare = 1
     if measure == "code_difference":  # whole numbers: every bar holds as many codes as the others
-        low, high, spare = low - 0.5, high + 0.5, 0
+        low, high, spare = min(low, 0) - 0.5, high + 0.5, 0
         step = float(math.ceil((high - low) / _MOST_BARS))
         anchor = low if limit is None else limit
     else:
@@ -168,7 +171,7 @@ def _axis(values: Sequence[float], limit: float | None, measure: str) -> _Axis:
     # Whole steps on both sides of the limit, so that no bar straddles it.
     below = math.ceil((anchor - low) / step - 1e-9) + spare
     above = max(math.ceil((high - anchor) / step - 1e-9), 1 - below) + spare
-    return _Axis(anchor - below * step, step, below + above, logarithmic)
+    return _Axis(anchor - below * step, step, below + above, logarithmic, measure == "code_difference")
 
 
 def _codes(table: ImageTable) -> tuple[Chart, ...]:
@@ -185,7 +188,7 @@ def _codes(table: ImageTable) -> tuple[Chart, ...]:
     marks = sorted({low, 0, high}) if low <= 0 <= high else [low, high]
     ticks = tuple(Tick((mark - low) * width + width / 2, _signed(mark)) for mark in marks)
     title = "differences of 8-bit codes"
-    return (Chart(title, "", summary, bars, ticks, note="The height is logarithmic."),)
+    return (Chart(title, "", summary, bars, ticks, note="The height is logarithmic"),)
 
 
 def _code_bars(counts: Mapping[int, int]) -> tuple[tuple[Bar, ...], float]:
@@ -246,7 +249,9 @@ def _power(exponent: int) -> str:
 def _round_numbers(low: float, high: float) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten in [low, high], two to six of them."""
     rough = (high - low) / 4
+    if not rough > abs(high) * 1e-12:  # the numbers cannot be told apart on an axis
+        return [(low + high) / 2]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]

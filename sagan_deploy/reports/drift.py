@@ -30,5 +30,12 @@ def drift_table(comparison: Comparison) -> RenderableType:
     return Group(table, *notes)
 
 
+def regression(drift: Drift, path: str) -> str:
+    """What got worse since a baseline, in one clause."""
+    shares = f"{words.percent(drift.used_before, 0)} and now {words.percent(drift.used_now, 0)} of its limit"
+    values = f"{drift.rule} was {words.number(drift.before)} and is {words.number(drift.now)}"
+    return f"{drift.leg} got worse since {path}: {values}, that is {shares}"
+
+
 def _moved(drift: Drift) -> float:
     return drift.used_now - drift.used_before

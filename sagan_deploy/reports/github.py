@@ -5,15 +5,18 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from sagan_deploy.parity.baseline import Comparison
 from sagan_deploy.parity.report import Gate, Leg, ParityReport
 from sagan_deploy.reports import words
+from sagan_deploy.reports.drift import regression
 from sagan_deploy.reports.overview import verdict_lines
 
 
-def annotation_lines(report: ParityReport) -> list[str]:
+def annotation_lines(report: ParityReport, drift: Comparison | None = None) -> list[str]:
     """Workflow commands, one per line of stdout.
 
-    An error per failed gate, a warning per leg that was not run, a notice per loosened limit.
+    An error per failed gate and per value that got worse since the baseline, a warning per leg that was not run, a
+    notice per loosened limit.
     """
     lines = []
     for leg in report.legs:
@@ -25,10 +28,12 @@ def annotation_lines(report: ParityReport) -> list[str]:
             lines += [_command("error", title, problem) for problem in problems]
     for rule, reason in report.loosened.items():
         lines.append(_command("notice", "Parity: a limit was changed", f"{rule}: {reason}"))
+    if drift is not None:
+        lines += [_command("error", f"Parity: {worse.leg}", regression(worse, drift.path)) for worse in drift.worse]
     return lines
 
 
-def summary(report: ParityReport) -> str:
+def summary(report: ParityReport, drift: Comparison | None = None) -> str:
     """GitHub Markdown, for the file that ``GITHUB_STEP_SUMMARY`` names."""
     parts = [f"## {words.headline(report)}", *map(_cell, verdict_lines(report)), _legs(report.legs)]
     parts.append(f"Reference: {_cell(report.reference)}; {sum(report.cases.values())} images per file.")
@@ -41,6 +46,9 @@ def summary(report: ParityReport) -> str:
     if report.loosened:
         rows = [(rule, reason) for rule, reason in report.loosened.items()]
         parts += ["### Limits that a policy changed", _table(("rule", "reason"), rows)]
+    if drift is not None:
+        parts += ["### Against the baseline", *(_cell(regression(worse, drift.path)) for worse in drift.worse)]
+        parts += [] if drift.worse else [_cell(f"Nothing got worse since {drift.path}.")]
     if report.command:
         parts += ["To make it again:", "\n".join(f"    {line}" for line in report.command.splitlines())]
     return "\n\n".join(parts) + "\n"

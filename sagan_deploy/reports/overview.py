@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from sagan_deploy.parity.report import Gate, Leg, ParityReport
 from sagan_deploy.reports import words
 from sagan_deploy.reports.scales import ranked
 
-_PART = re.compile(r"stem|tail|stages\.\d+(\.(block|attention))?")  # what export takes for --float32
+_LOST = 0.05  # a relative L2 error that no budget allows for rounding
 _MENDS = 0.5  # a part that takes less of the error away alone is not worth a command
 
 
@@ -45,7 +44,10 @@ def verdict_lines(report: ParityReport) -> tuple[str, ...]:
 def mending(leg: Leg) -> str:
     """What the best part in float32 would mend, in one clause; empty where none mends much."""
     best = _mending_gain(leg)
-    return "" if best is None else f"{best.path} in float32 takes {words.percent(best.share, 0)} of the error away"
+    if best is None:
+        return ""
+    share = words.percent(best.share, 0)
+    return f"{best.path} in float32, with the checkpoint's weights, takes {share} of the error away"
 
 
 def _mending_gain(leg: Leg) -> Gain | None:
@@ -77,15 +79,25 @@ def next_step(report: ParityReport, checkpoint: str, files: Sequence[str], folde
     for leg in failed:
         if any(gate.rule == "hard.checkpoint" for gate in leg.failed_gates):
             return f"export {leg.name} from this checkpoint, or name the one that it comes from"
-        best = _mending_gain(leg)
-        if best is not None and _PART.fullmatch(best.path):
-            return f"sagan-deploy export {name} --out mixed.onnx --precision mixed --float32 {best.path}"
+        if leg.gains and _too_narrow(leg, report):  # the export searches the fewest float32 parts itself
+            return f"sagan-deploy export {name} --out mixed.onnx --precision mixed"
     if failed:
         again = " ".join(["sagan-deploy parity", name, *map(shlex.quote, files), "--report parity"])
         return f"open {page}" if page is not None else again
     if report.not_run:
         return "the same command where the rest can run; --require-all exits with 3 until it does"
     return f"sagan-deploy deploy {name} --out bundle"
+
+
+def _too_narrow(leg: Leg, report: ParityReport) -> bool:
+    """Whether the format itself is to blame: values overflow, or PyTorch loses the images in it as well.
+
+    A file that fails where PyTorch in the same precision does well is not too coarse but wrong.
+    """
+    if leg.ranges is None:
+        return False
+    lost = report.yardstick.get(leg.ranges.precision, {}).get("tensor.rel_l2", 0.0)
+    return bool(leg.ranges.overflows) or not lost < _LOST
 
 
 def step_facts(step: Mapping[str, Any]) -> dict[str, str]:

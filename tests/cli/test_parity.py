@@ -1,6 +1,8 @@
 """`sagan-deploy parity`: what it says and how it exits, with a made-up judge; tests/parity tries the real one."""
 
+import dataclasses
 import json
+import math
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -10,11 +12,12 @@ import sagan_deploy.parity.compare
 from sagan_deploy.errors import InputError
 from sagan_deploy.parity.policy import Policy
 from sagan_deploy.parity.report import Gate
-from tests.reports.made_up import leg, mixed, report
-from tests.reports.made_up_evidence import full
+from tests.reports.made_up import CLOSE, leg, mixed, report
+from tests.reports.made_up_evidence import bad_leg, full, ranges
 
 GOOD, PARTLY = report(leg("passed")), report(leg("passed"), leg("not_run"))
 STRANGER = Gate("hard.checkpoint", 1.0, 0.0, "the file says that it comes from this checkpoint, by hash")
+WRONG = dataclasses.replace(bad_leg(), ranges=ranges())  # in a format that is wide enough
 NOTHING = report(leg("not_run"))
 
 
@@ -30,8 +33,8 @@ def judged(monkeypatch):
     asked = {}
 
     def decide(found):
-        def judge(checkpoint, paths, policy, *, seed, count, progress):
-            asked.update(checkpoint=checkpoint, paths=list(paths), policy=policy, seed=seed, count=count)
+        def judge(checkpoint, paths, policy, *, progress, **options):
+            asked.update(checkpoint=checkpoint, paths=list(paths), policy=policy, **options)
             return found
 
         monkeypatch.setattr(sagan_deploy.checkpoints.native, "load_checkpoint", lambda path: f"read {path}")
@@ -69,7 +72,13 @@ def test_a_failure_exits_with_1_and_one_line(program, judged):
         (
             full(),
             (),
-            "next: sagan-deploy export g.safetensors --out mixed.onnx --precision mixed --float32 stages.1.attention",
+            "next: sagan-deploy export g.safetensors --out mixed.onnx --precision mixed",
+        ),
+        (full(WRONG), (), "next: sagan-deploy parity g.safetensors a.onnx --report parity"),
+        (
+            full(WRONG, yardstick={"fp16": {"tensor.rel_l2": math.nan}}),
+            (),
+            "next: sagan-deploy export g.safetensors --out mixed.onnx --precision mixed",
         ),
         (report(leg("failed", gates=(STRANGER,))), (), "next: export generator.fp32.onnx from this checkpoint, or"),
     ],
@@ -91,9 +100,51 @@ def test_the_command_that_makes_it_again_is_written_down(program, judged, tmp_pa
     out = tmp_path / "r 1"
     program("parity", "g.safetensors", "a.onnx", "--report", out, "--count", 9, "--seed", 7, "--quiet")
     command = json.loads((out / "report.json").read_text())["command"]
-    assert command == f"sagan-deploy parity g.safetensors a.onnx --report '{out}' --count 9 --seed 7"
+    assert command == f"sagan-deploy parity g.safetensors a.onnx --seed 7 --count 9 --report '{out}'"
     read = json.loads(program("parity", "g.safetensors", "a.onnx", "--json").out)
-    assert read["command"] == "sagan-deploy parity g.safetensors a.onnx"
+    assert read["command"] == "sagan-deploy parity g.safetensors a.onnx --seed 0"
+
+
+def test_failing_fast_and_keeping_images_are_handed_on(program, judged, tmp_path):
+    asked = judged(GOOD)
+    program("parity", "g.safetensors", "a.onnx")
+    assert (asked["fail_fast"], asked["keep_images"]) == (False, False)
+    program("parity", "g.safetensors", "a.onnx", "--fail-fast", "--report", tmp_path / "r")
+    assert (asked["fail_fast"], asked["keep_images"]) == (True, True)
+
+
+def used(value):
+    """A report whose one file uses so much of its limit."""
+    return report(leg("passed", gates=(dataclasses.replace(CLOSE, value=value * CLOSE.limit),)))
+
+
+@pytest.mark.parametrize(("now", "allowed", "code"), [(0.5, 0.1, 0), (0.62, 0.1, 1), (0.62, 0.2, 0), (0.1, 0.0, 0)])
+def test_a_value_that_came_closer_to_its_limit(program, judged, tmp_path, monkeypatch, now, allowed, code):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    saved = tmp_path / "baseline.json"
+    judged(used(0.5))
+    assert program("parity", "g.safetensors", "a.onnx", "--save-baseline", saved, "--quiet").code == 0
+    judged(used(now))
+    outcome = program(
+        "parity", "g.safetensors", "a.onnx", "--against-baseline", saved, "--max-regression", allowed, "--quiet"
+    )
+    assert outcome.code == code
+    words = f"generator.fp16.onnx got worse since {saved}: tensor.rel_l2 was 0.00475 and is"
+    assert (words in outcome.err, f"::error title=Parity%3A generator.fp16.onnx::{words}" in outcome.out) == (
+        code,
+        code,
+    )
+    summary = (tmp_path / "summary.md").read_text()
+    assert ("Nothing got worse since" in summary) == (code == 0)
+    assert ("WORSE" in outcome.out, "as good" in outcome.out) == (bool(code), not code)
+
+
+def test_a_baseline_that_is_not_there_is_said_before_any_work(program, judged, tmp_path):
+    asked = judged(GOOD)
+    outcome = program("parity", "g.safetensors", "a.onnx", "--against-baseline", tmp_path / "none.json")
+    assert (outcome.code, asked) == (4, {})
+    assert "none.json" in outcome.err
 
 
 def test_rules_can_be_listed_without_any_file(program):

@@ -93,7 +93,11 @@ def maps(count: int = 2) -> tuple[AttentionMap, ...]:
         )
         other = np.roll(blob, 5 * (1 - i), axis=1)
         a, b = (np.repeat((255 * m / m.max()).astype(np.uint8)[..., None], 3, axis=2) for m in (blob, other))
-        made.append(AttentionMap("stages.1.attention", "normal", i, (row, column), 0.034 if i == 0 else 2e-4, a, b))
+        made.append(
+            AttentionMap(
+                "stages.1.attention", "normal", i, (2 * row, 2 * column), (32, 32), 0.034 if i == 0 else 2e-4, a, b
+            )
+        )
     return tuple(made)
 
 

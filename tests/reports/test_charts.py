@@ -49,6 +49,7 @@ def test_bars_count_images_and_colour_those_over_the_limit(measure, many_codes):
     assert max(bar.x + bar.width for bar in chart.bars) <= WIDTH + 1e-6
     assert 0 <= chart.limit <= WIDTH
     assert 2 <= len(chart.ticks) <= 8
+    assert measure != "code_difference" or all(float(tick.text).is_integer() for tick in chart.ticks)
     assert all(-1e-6 <= tick.x <= WIDTH + 1e-6 for tick in chart.ticks)
 
 
@@ -77,6 +78,23 @@ def test_one_value_for_all_is_a_picture_too(measure, value):
     assert (chart is None) == (value == 1.0 and measure in ("cosine", "ssim"))
 
 
+@pytest.mark.parametrize("measure", sorted(set(MEASURES) - {"not_finite"}))
+def test_magnitudes_of_all_kinds_can_be_drawn(measure):
+    rng = np.random.default_rng(5)
+    for exponent in (-300, -18, -15, -12, -6, 0, 3, 30):
+        for spread in (0, 1e-9, 0.01, 1, 8):
+            values = 10.0 ** (exponent + spread * rng.random(20))
+            if measure in ("cosine", "ssim"):
+                values = 1 - values
+            if measure == "code_difference":
+                values = np.minimum(np.rint(values), 255)
+            chart = histogram(measure, table(measure, values.tolist()), None)
+            if chart is not None:
+                assert all(math.isfinite(bar.x + bar.width + bar.height) for bar in chart.bars)
+                assert all(math.isfinite(tick.x) for tick in chart.ticks)
+                assert len(chart.ticks) <= 8
+
+
 def test_words_say_what_the_picture_shows():
     values = [0.001, 0.002, math.nan, 0.02]
     chart = histogram("rel_l2", table("rel_l2", values), gate("rel_l2", 0.01))
@@ -91,6 +109,14 @@ def test_nothing_to_draw():
     assert histogram("rel_l2", table("rel_l2", [0.0, 0.0]), None) is None
     assert histogram("rel_l2", table("psnr", [1.0]), None) is None
     assert leg_charts(leg("passed")) == ()
+
+
+def test_codes_are_whole_numbers():
+    chart = histogram("code_difference", table("code_difference", [1.0] * 9), gate("code_difference", 1.0))
+    assert [tick.text for tick in chart.ticks] == ["0", "1", "2"]
+    (bar,) = chart.bars
+    assert [bar.x, bar.width, chart.limit] == pytest.approx([WIDTH / 3, WIDTH / 3, 2 * WIDTH / 3])
+    assert not bar.over
 
 
 def test_codes_have_a_bar_each():

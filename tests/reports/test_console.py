@@ -53,7 +53,7 @@ def test_a_leg_with_many_failed_gates_stays_short():
     shown = text(parity_table(full()))
     assert shown.count("    the limit:") == 2
     assert "generator.mixed.onnx: 4 more failed: tensor.max_abs, tensor.rel_l2, image.code_share, image.psnr" in shown
-    assert "generator.mixed.onnx: stages.1.attention in float32 takes 93 % of the error away" in shown
+    assert "stages.1.attention in float32, with the checkpoint's weights, takes 93 % of the error away" in shown
     assert "more failed" not in text(parity_table(mixed()))
 
 

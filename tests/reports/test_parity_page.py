@@ -11,7 +11,7 @@ import pytest
 from sagan_deploy.reports.html import parity_page
 from tests.reports.made_up import leg, mixed, report
 from tests.reports.made_up_evidence import bad_leg, full, good_leg, plan_leg, ranges
-from tests.reports.test_html import Page
+from tests.reports.test_html import PAGES, Page
 
 
 def text(page):
@@ -29,11 +29,11 @@ def everything():
         "Parity FAILED: 2 passed, 1 FAILED, 1 not run",
         "The worst: image.ssim is 0.981 at permuted, image 33, the limit is ≥ 1 − 0.001 (generator.mixed.onnx).",
         "generator.mixed.onnx: first stage over its own budget: stages.1.attention (0.06, limit 0.002).",
-        "generator.mixed.onnx: stages.1.attention in float32 takes 93 % of the error away.",
+        "stages.1.attention in float32, with the checkpoint's weights, takes 93 % of the error away.",
         "3 of 4 legs judged here",
         "150 images per file in 7 cases",
         "difference × 8",
-        "stages.1.attention, normal, image 0: row 4, column 6 looks; weights differ by at most 0.034",
+        "stages.1.attention, normal, image 0: row 8, column 12 looks; weights differ by at most 0.034",
         "stages.1.attention 0.06 0.002 over: 30 × the budget",
         "stages.1.attention 0.031 0.0021 +93 %",
         "150 images: median 0.0146, worst NaN (normal, image 57), limit ≤ 0.0095, 140 of 150 over it",
@@ -110,6 +110,12 @@ def test_every_picture_has_words_of_its_own(everything):
     assert all(len(label) > 30 for label in labels)
 
 
+def test_a_ring_stands_where_the_query_is_in_the_feature_map(everything):
+    """Pooled keys make a smaller map than the queries': 16 × 16 places for a query of 32 × 32."""
+    marks = [a["style"] for tag, a in everything.tags if tag == "i" and a.get("title") == "the position that looks"]
+    assert marks[0] == marks[1] == f"left:{100 * 12.5 / 32:.2f}%;top:{100 * 8.5 / 32:.2f}%"
+
+
 def test_tables_say_what_they_are(everything):
     tables = [attributes for tag, attributes in everything.tags if tag == "table"]
     assert everything.seen.count("caption") == len(tables)
@@ -121,6 +127,14 @@ def test_tables_say_what_they_are(everything):
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize("name", ["everything", "quickstart with everything"])
+def test_numbers_keep_their_names_where_tables_become_cards(name):
+    cells = [attributes for tag, attributes in Page(PAGES[name]()).tags if tag == "td"]
+    numbers = [a for a in cells if "number" in a.get("class", "").split() and "time" not in a["class"].split()]
+    assert len(numbers) > 20
+    assert [a for a in numbers if not a.get("data-label")] == []
 
 
 def test_pictures_are_enlarged_by_links_alone(everything):
