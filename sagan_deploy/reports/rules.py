@@ -24,6 +24,8 @@ RULES = (
     Rule("hard.range", "values inside [-1, 1]", "every image", adjustable=False),
     Rule("tensor.rel_l2", "relative L2 distance to the float64 image", "worst image"),
     Rule("tensor.max_abs", "largest difference of a pixel, images in [-1, 1]", "worst image"),
+    Rule("tensor.between_batches", "relative L2 distance of one row drawn in two places", "worst pair of images"),
+    Rule("tensor.class_rows", "a class's own numbers against those of the checkpoint", "worst class, drawn or not"),
     Rule("image.code_difference", "largest difference of an 8-bit code", "worst image"),
     Rule("image.code_share", "share of 8-bit codes that differ", "median image"),
     Rule("image.code_bias", "mean signed difference of 8-bit codes", "median image"),
