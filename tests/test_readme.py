@@ -131,12 +131,44 @@ def test_the_two_commands_exist_and_the_table_lists_every_command():
     assert listed == files
 
 
+def test_every_rule_is_named():
+    from sagan_deploy.reports.rules import RULES
+
+    section = README.partition("**In CI.**")[2].partition("##")[0]
+    family, named = "", set()
+    for name in re.findall(r"`([a-z]*\.[a-z0-9_]+)`", section):
+        family = name.partition(".")[0] or family
+        named.add(f"{family}.{name.partition('.')[2]}")
+    assert named == {rule.id for rule in RULES} - {"leg.run"}
+
+
 def test_every_sample_is_run_or_a_workflow():
     samples = {path.name for path in (ROOT / "samples").iterdir() if path.suffix in (".py", ".yml")}
     assert samples == {"generate_grid.py", "service.py", "parity-workflow.yml"}
     workflow = (ROOT / "samples/parity-workflow.yml").read_text()
-    commands = re.findall(r"- run: sagan-deploy (\w+)", workflow)
-    assert commands == ["export", "export", "parity"]
+    commands = re.findall(r"- run: ((?:sagan-deploy|pytest).*)", workflow)
+    assert [command.split()[:2] for command in commands] == [
+        ["sagan-deploy", "export"], ["sagan-deploy", "export"], ["sagan-deploy", "parity"], ["sagan-deploy", "deploy"],
+        ["pytest", "--sagan-bundle"],
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_workflow_works_in_its_order(walked, tmp_path):
+    """Every line that it runs, as it stands there, with the baseline that its comment tells to make."""
+    folder, _ = walked
+    shutil.copy(folder / "run/generator.safetensors", tmp_path)
+    workflow = (ROOT / "samples/parity-workflow.yml").read_text()
+    for line in re.findall(r"- run: ((?:sagan-deploy|pytest).*)", workflow):
+        words = shlex.split(line)
+        if words[1] == "parity":
+            first = line.partition(" --report")[0]
+            run(PROGRAM, *shlex.split(first)[1:], "--save-baseline", "parity-baseline.json", cwd=tmp_path)
+        tool = PROGRAM if words[0] == "sagan-deploy" else PROGRAM.with_name("pytest")
+        run(tool, *words[1:], cwd=tmp_path)
+    assert (tmp_path / "parity/report.html").is_file()
+    assert "something ran" in (tmp_path / "bundle.xml").read_text()
 
 
 def test_every_link_to_a_file_resolves():

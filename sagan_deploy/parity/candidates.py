@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +50,7 @@ class Candidate:
     provenance: tuple[dict[str, Any], ...] = ()
     artifact: Artifact | None = field(default=None, repr=False)  # the manifest's entry of a plan
     float32_parts: tuple[str, ...] = ()  # of mixed precision
+    images_type: str = ""  # declared by an ONNX file; what emulates half precision gives out float32 whatever it says
 
     @property
     def sha256(self) -> str:
@@ -59,6 +61,13 @@ class Candidate:
     def quantisation(self) -> dict[str, Any]:
         """How the file was quantised, for int8 and fp8; empty for the others."""
         return next((step for step in self.provenance if step.get("step") == "quantise"), {})
+
+    @functools.cached_property
+    def executable(self) -> bytes:
+        """What ONNX Runtime runs for an ONNX file: itself, or its half precision written out."""
+        from sagan_deploy.parity.emulation import emulated
+
+        return self.payload if self.precision == "fp32" else emulated(self.payload)
 
     @property
     def arithmetic(self) -> str:
@@ -115,10 +124,11 @@ def _open_onnx(path: Path) -> Candidate:
             output=metadata["sagan_deploy.output"],
             attention=metadata["sagan_deploy.attention"],
             checkpoint_sha256=metadata["sagan_deploy.checkpoint_sha256"],
-            z_type="float16" if _reads_float16(model) else "float32",
+            z_type="float16" if _type_of(model.graph.input, "z") == "float16" else "float32",
             stages=json.loads(metadata["sagan_deploy.stages"]),
             provenance=tuple(json.loads(metadata["sagan_deploy.provenance"])),
             float32_parts=tuple(json.loads(metadata.get("sagan_deploy.float32_parts", "[]"))),
+            images_type=_type_of(model.graph.output, "images"),
         )
     except (KeyError, ValueError) as error:
         raise InputError(
@@ -151,10 +161,11 @@ def _open_plan(path: Path) -> Candidate:
     )
 
 
-def _reads_float16(model: Any) -> bool:
+def _type_of(values: Iterable[Any], name: str) -> str:
+    """The element type of an input or output as NumPy calls it; empty where it has no such value or type."""
     onnx = require("onnx", "export")
-    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
-    return bool(kinds.get("z") == onnx.TensorProto.FLOAT16)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+    return str(onnx.helper.tensor_dtype_to_np_dtype(kinds[name])) if kinds.get(name) else ""
 
 
 @contextlib.contextmanager
@@ -186,12 +197,12 @@ def _load_plan(path: Path) -> RuntimeGenerator:
 
 def _open_session(candidate: Candidate) -> Draw:
     onnxruntime = require("onnxruntime", "onnxruntime")
-    from sagan_deploy.parity.emulation import emulated, session_options
+    from sagan_deploy.parity.emulation import session_options
 
-    payload, options = candidate.payload, onnxruntime.SessionOptions()
+    payload, options = candidate.executable, onnxruntime.SessionOptions()
     if candidate.precision != "fp32":
-        payload, options = emulated(payload), session_options()
-    options.log_severity_level = 3
+        options = session_options()
+    options.log_severity_level = 4  # errors are raised, and told there
     try:
         session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no public base

@@ -101,7 +101,7 @@ def session_options(threads: int | None = None) -> Any:
     """
     ort = require("onnxruntime", "onnxruntime")
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = 4  # errors are raised, and told there
     # Two Casts in a row look like waste to an optimiser. Without one, emulated fp16 takes 1.3 to 1.5 times as long as
     # the float32 file with all optimisations (sagan32 and sagan128, one thread).
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -14,7 +14,6 @@ from sagan_deploy.parity.attention import attention_maps
 from sagan_deploy.parity.candidates import Candidate
 from sagan_deploy.parity.cases import Case, Pool
 from sagan_deploy.parity.depth import Depth, stage_depths
-from sagan_deploy.parity.emulation import emulated
 from sagan_deploy.parity.evidence import AttentionMap, Gain, RangeAudit, StageError
 from sagan_deploy.parity.gates import Drawn
 from sagan_deploy.parity.islands import Trials, float32_weights, part_gains
@@ -43,21 +42,15 @@ class Scene:
     gates: Sequence[Gate]
 
     @property
-    def executable(self) -> bytes:
-        """What ONNX Runtime runs for it."""
-        precision = self.candidate.precision
-        return self.candidate.payload if precision == "fp32" else emulated(self.candidate.payload)
-
-    @property
     def worst(self) -> tuple[str, int, int]:
         """Case, number and row in the pool of the image that the first failed gate names, or the largest error."""
-        named = [gate for gate in self.gates if gate.image is not None]
+        cases = {d.case.name: d.case for d in self.drawn}
+        named = [gate for gate in self.gates if gate.image is not None and gate.case in cases]
         gate = next((gate for gate in named if not gate.passed), None)
         gate = gate or next((gate for gate in named if gate.rule == "tensor.rel_l2"), None)
         if gate is None:
             return self.drawn[0].case.name, 0, self.drawn[0].case.rows[0]
-        case = next(d.case for d in self.drawn if d.case.name == gate.case)
-        return gate.case, gate.image or 0, case.rows[gate.image or 0]
+        return gate.case, gate.image or 0, cases[gate.case].rows[gate.image or 0]
 
 
 def stages(scene: Scene) -> tuple[StageError, ...]:
@@ -67,7 +60,7 @@ def stages(scene: Scene) -> tuple[StageError, ...]:
         return ()
     depths = stage_depths(candidate.payload, candidate.stages)
     z, labels = scene.pool.batch(Case("worst", (scene.worst[2],)))
-    errors = stage_errors(scene.executable, scene.generator, candidate.stages, z, labels)
+    errors = stage_errors(scene.candidate.executable, scene.generator, candidate.stages, z, labels)
     return tuple(
         StageError(path, error, scene.limits(depths[path])["tensor.rel_l2"].value) for path, error in errors.items()
     )
@@ -101,7 +94,7 @@ def maps(scene: Scene) -> tuple[AttentionMap, ...]:
     """Attention on the worst image."""
     case, image, row = scene.worst
     z, labels = scene.pool.batch(Case("worst", (row,)))
-    return attention_maps(scene.executable, scene.generator, z, labels, case=case, image=image)
+    return attention_maps(scene.candidate.executable, scene.generator, z, labels, case=case, image=image)
 
 
 def gains(scene: Scene, options: InferenceOptions | None) -> tuple[Gain, ...]:

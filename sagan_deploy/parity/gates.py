@@ -51,6 +51,7 @@ def hard_gates(candidate: Candidate, drawn: Sequence[Drawn], checkpoint: Checkpo
     expected_type = "uint8" if candidate.output == "uint8" else "float32"
     misshapen = sum(d.images.shape != (len(d.case.rows), *expected_shape) for d in drawn)
     mistyped = sum(str(d.images.dtype) != expected_type for d in drawn)
+    mistyped += candidate.images_type not in ("", expected_type)
     gates = [
         Gate("hard.checkpoint", float(stranger), 0.0, "the file says that it comes from this checkpoint, by hash"),
         Gate("hard.precision", precision, 1.0, f"all weights are stored as {candidate.precision}", at_least=True),

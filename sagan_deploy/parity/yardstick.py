@@ -21,12 +21,12 @@ from torch.overrides import TorchFunctionMode
 from sagan_deploy.export import baked
 from sagan_deploy.parity.cases import Pool
 from sagan_deploy.parity.policy import Precision
+from sagan_deploy.parity.reference import rows_at_once
 from sagan_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
     from sagan_deploy.model.generator import Generator
 
-_ROWS = 4  # how many images are computed at once
 _HALF: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -42,11 +42,11 @@ def draw_in(
     half = _HALF.get(precision)
     if half is not None:
         network = network.to(half).float()  # weights are rounded once
-    drawn = []
+    drawn, step = [], rows_at_once(generator.config)
     with torch.inference_mode(), _Rounding(half):
-        for start in range(0, len(pool), _ROWS):
+        for start in range(0, len(pool), step):
             progress(f"yardstick {precision}", start, len(pool))
-            rows = slice(start, start + _ROWS)
+            rows = slice(start, start + step)
             labels = None if pool.labels is None else torch.from_numpy(pool.labels[rows])
             drawn.append(network(torch.from_numpy(pool.z[rows]), labels).double().numpy())
     progress(f"yardstick {precision}", len(pool), len(pool))

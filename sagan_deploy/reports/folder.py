@@ -36,6 +36,6 @@ def write_reports(folder: Path, report: ParityReport) -> list[Path]:
     written = [write_text(folder / name, text) for name, text in texts.items()]
     if report.arrays:
         stream = io.BytesIO()
-        np.savez_compressed(stream, allow_pickle=False, **report.arrays)
+        np.savez_compressed(stream, **report.arrays)  # type: ignore[arg-type]  # of another keyword
         written.append(write_bytes(folder / ARRAYS, stream.getvalue()))
     return written

@@ -24,6 +24,8 @@ RULES = (
     Rule("hard.range", "values inside [-1, 1]", "every image", adjustable=False),
     Rule("tensor.rel_l2", "relative L2 distance to the float64 image", "worst image"),
     Rule("tensor.max_abs", "largest difference of a pixel, images in [-1, 1]", "worst image"),
+    Rule("tensor.between_batches", "distance of images that one latent gives in different batches", "worst pair"),
+    Rule("tensor.class_rows", "what the file computes from labels alone, for every class", "worst class"),
     Rule("image.code_difference", "largest difference of an 8-bit code", "worst image"),
     Rule("image.code_share", "share of 8-bit codes that differ", "median image"),
     Rule("image.code_bias", "mean signed difference of 8-bit codes", "median image"),
