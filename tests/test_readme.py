@@ -131,12 +131,46 @@ def test_the_two_commands_exist_and_the_table_lists_every_command():
     assert listed == files
 
 
+def test_every_rule_is_named():
+    from sagan_deploy.reports.rules import RULES
+
+    section = README.partition("**In CI.**")[2].partition("##")[0]
+    family, named = "", set()
+    for name in re.findall(r"`([a-z]*\.[a-z0-9_]+)`", section):
+        family = name.partition(".")[0] or family
+        named.add(f"{family}.{name.partition('.')[2]}")
+    assert named == {rule.id for rule in RULES} - {"leg.run"}
+
+
 def test_every_sample_is_run_or_a_workflow():
     samples = {path.name for path in (ROOT / "samples").iterdir() if path.suffix in (".py", ".yml")}
     assert samples == {"generate_grid.py", "service.py", "parity-workflow.yml"}
     workflow = (ROOT / "samples/parity-workflow.yml").read_text()
-    commands = re.findall(r"- run: sagan-deploy (\w+)", workflow)
-    assert commands == ["export", "export", "parity"]
+    commands = re.findall(r"- run: ((?:sagan-deploy|pytest).*)", workflow)
+    assert [command.split()[:2] for command in commands] == [
+        ["sagan-deploy", "export"], ["sagan-deploy", "export"], ["sagan-deploy", "parity"], ["sagan-deploy", "deploy"],
+        ["pytest", "--sagan-bundle"],
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_workflow_judges_against_its_baseline_and_tests_the_bundle(walked, tmp_path):
+    """Its last lines as they stand there, on files that the README's commands have made."""
+    folder, _ = walked
+    shutil.copy(folder / "run/generator.safetensors", tmp_path)
+    shutil.copytree(folder / "bundle", tmp_path / "bundle")
+    for precision in ("fp32", "fp16"):
+        shutil.copy(tmp_path / f"bundle/onnx/generator.{precision}.onnx", tmp_path)
+    workflow = (ROOT / "samples/parity-workflow.yml").read_text()
+    (judge,) = re.findall(r"- run: (sagan-deploy parity .*)", workflow)
+    (test,) = re.findall(r"- run: (pytest .*)", workflow)
+    save = judge.partition(" --report")[0] + " --save-baseline parity-baseline.json"
+    for line in (save, judge):
+        run(PROGRAM, *shlex.split(line)[1:], "--count", "4", cwd=tmp_path)
+    assert (tmp_path / "parity/report.html").is_file()
+    run(PROGRAM.with_name("pytest"), *shlex.split(test)[1:], cwd=tmp_path)
+    assert "something ran" in (tmp_path / "bundle.xml").read_text()
 
 
 def test_every_link_to_a_file_resolves():

@@ -75,12 +75,10 @@ def parity(
     Example: sagan-deploy parity generator.safetensors generator.fp16.onnx --report parity
     """
     from sagan_deploy.checkpoints.native import load_checkpoint
-    from sagan_deploy.files import new_folder, refuse_existing, refuse_existing_file, write_text
+    from sagan_deploy.files import refuse_existing, refuse_existing_file
     from sagan_deploy.parity.baseline import baseline_legs, compare_with_baseline
     from sagan_deploy.parity.compare import judge
     from sagan_deploy.parity.policy import Policy, load_policy
-    from sagan_deploy.reports.folder import write_reports
-    from sagan_deploy.reports.json_report import to_json
 
     if report is not None:
         refuse_existing(report, marker=_MARKER, force=force)
@@ -93,16 +91,25 @@ def parity(
     with progress_bars(quiet=quiet) as progress:
         found = judge(load_checkpoint(checkpoint), files, chosen, progress=progress, **options)
     found = dataclasses.replace(found, command=_command(checkpoint, files, report, policy, count, seed))
+    _write(found, report, save_baseline, force=force, quiet=quiet)
+    drift = None if against_baseline is None else compare_with_baseline(found, against_baseline, max_regression)
+    _show(found, drift, json=json, advice=(str(checkpoint), list(map(str, files)), None if not report else str(report)))
+    _decide(found, drift, require_all=require_all)
+
+
+def _write(found: ParityReport, report: Path | None, baseline: Path | None, *, force: bool, quiet: bool) -> None:
+    """The report's folder and the baseline, where they are wanted."""
+    from sagan_deploy.files import new_folder, write_text
+    from sagan_deploy.reports.folder import write_reports
+    from sagan_deploy.reports.json_report import to_json
+
     if report is not None:
         with new_folder(report, marker=_MARKER, force=force) as folder:
             write_reports(folder, found)
         say(f"the report lies in {report}", quiet=quiet)
-    if save_baseline is not None:
-        write_text(save_baseline, to_json(found))
-        say(f"the baseline lies in {save_baseline}", quiet=quiet)
-    drift = None if against_baseline is None else compare_with_baseline(found, against_baseline, max_regression)
-    _show(found, drift, json=json, advice=(str(checkpoint), list(map(str, files)), None if not report else str(report)))
-    _decide(found, drift, require_all=require_all)
+    if baseline is not None:
+        write_text(baseline, to_json(found))
+        say(f"the baseline lies in {baseline}", quiet=quiet)
 
 
 def _show(
