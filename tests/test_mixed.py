@@ -12,11 +12,11 @@ from exporters.errors import PrecisionMismatch
 from exporters.onnx import add_metadata
 from sagan_deploy.build import build_plan
 from sagan_deploy.errors import ConfigError
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions, to_inference
 from sagan_deploy.parity import compare
 from sagan_deploy.parity.candidates import open_candidates, share_in_declared_precision
 from sagan_deploy.parity.compare import judge
+from tests.exports import export_once
 from tests.generators import CONFIGS, inputs, tiny_checkpoint, tiny_generator
 
 PARTS = ("stages.0.block", "tail")
@@ -27,9 +27,7 @@ def checkpoint_of_kind(name):
 
 
 def mixed(name, parts=PARTS, **options):
-    return export_generator(
-        checkpoint_of_kind(name), InferenceOptions(precision="mixed", float32=parts, **options)
-    ).payload
+    return export_once(checkpoint_of_kind(name), InferenceOptions(precision="mixed", float32=parts, **options)).payload
 
 
 @pytest.mark.parametrize("name", ["sagan", "biggan", "biggan-deep", "conditional-stem-norm"])
@@ -67,7 +65,7 @@ def test_it_is_closer_than_fp16_and_passes_parity(name, tmp_path):
 def test_mixed_gets_no_yardstick_that_would_excuse_what_it_is_there_to_mend(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "distances", lambda *_: {"tensor.rel_l2": 0.02})
     checkpoint, derivations = checkpoint_of_kind("sagan"), {}
-    half = export_generator(checkpoint, InferenceOptions(precision="fp16")).payload
+    half = export_once(checkpoint, InferenceOptions(precision="fp16")).payload
     for precision, payload in (("mixed", mixed("sagan")), ("fp16", half)):
         path = tmp_path / f"{precision}.onnx"
         path.write_bytes(payload)
@@ -97,7 +95,7 @@ def test_the_file_says_which_parts_and_is_held_to_it(tmp_path):
 def test_other_precisions_are_exported_as_before():
     """Casts to the type that a tensor has already leave no node."""
     for precision in ("fp32", "fp16"):
-        payload = export_generator(checkpoint_of_kind("biggan-deep"), InferenceOptions(precision=precision)).payload
+        payload = export_once(checkpoint_of_kind("biggan-deep"), InferenceOptions(precision=precision)).payload
         casts = [node for node in onnx.load_from_string(payload).graph.node if node.op_type == "Cast"]
         assert len(casts) == {"fp32": 0, "fp16": 4}[precision]  # z, the softmax's two, the image head
 

@@ -155,7 +155,9 @@ class LayerReport:
             if found := sorted({operand.dtype for operand in _weights(layer)} - {expected}):
                 raise PrecisionMismatch(
                     f"{layer.nodes[0] if layer.nodes else layer.name!r} was to have {expected} weights in this mixed "
-                    f"recipe (float32: {', '.join(float32)}), the plan has {', '.join(found)} there."
+                    f"recipe (float32: {', '.join(float32)}), the plan has {', '.join(found)} there. TensorRT may compute a "
+                    f"float32 part between two casts in float16: leave that part out of the recipe, or name its "
+                    f"neighbours too."
                 )
 
     def check_fused_attention(self, expected: int) -> None:

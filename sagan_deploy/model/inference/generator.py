@@ -86,7 +86,9 @@ class InferenceGenerator(training.GeneratorForm):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents (n, z_dim) and labels (n,), int64, to images as `InferenceOptions.output` says."""
-        return super().forward(z.to(self.anchor.dtype), labels)
+        # A float32 stem reads the latents as they come. Rounded to half on the way, TensorRT would see a product between
+        # two halves and compute it in half.
+        return super().forward(z.to(torch.promote_types(self.anchor.dtype, self.stem.weight.dtype)), labels)
 
     @property
     def attention_layouts(self) -> tuple[str, ...]:
