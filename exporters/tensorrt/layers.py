@@ -155,9 +155,8 @@ class LayerReport:
             if found := sorted({operand.dtype for operand in _weights(layer)} - {expected}):
                 raise PrecisionMismatch(
                     f"{layer.nodes[0] if layer.nodes else layer.name!r} was to have {expected} weights in this mixed "
-                    f"recipe (float32: {', '.join(float32)}), the plan has {', '.join(found)} there. TensorRT may compute a "
-                    f"float32 part between two casts in float16: leave that part out of the recipe, or name its "
-                    f"neighbours too."
+                    f"recipe (float32: {', '.join(float32)}), the plan has {', '.join(found)} there. "
+                    f"TensorRT may compute a float32 part between casts in float16: leave it out, or name its neighbours."
                 )
 
     def check_fused_attention(self, expected: int) -> None:

@@ -86,8 +86,8 @@ class InferenceGenerator(training.GeneratorForm):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents (n, z_dim) and labels (n,), int64, to images as `InferenceOptions.output` says."""
-        # A float32 stem reads the latents as they come. Rounded to half on the way, TensorRT would see a product between
-        # two halves and compute it in half.
+        # A float32 stem reads the latents as they come: of a product between a cast from half and one to half TensorRT
+        # makes a product in half.
         return super().forward(z.to(torch.promote_types(self.anchor.dtype, self.stem.weight.dtype)), labels)
 
     @property
