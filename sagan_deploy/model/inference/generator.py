@@ -68,7 +68,7 @@ class InferenceGenerator(training.GeneratorForm):
         """A copy with weights rounded once, from float64 to the precision of the options.
 
         Raises:
-            ConfigError: a float32 part that this generator has not.
+            ConfigError: a float32 part that this generator has not, or nothing left for float16.
         """
         rounded = copy.deepcopy(self).to(DTYPES[self.options.precision])
         for part in self.options.float32:
@@ -82,6 +82,8 @@ class InferenceGenerator(training.GeneratorForm):
                 )
             path, _, leaf = part.rpartition(".")
             setattr(rounded.get_submodule(path), leaf, island)
+        if self.options.float32 and all(parameter.dtype == torch.float32 for parameter in rounded.parameters()):
+            raise ConfigError("these float32 parts leave nothing of the generator in float16: export it with fp32")
         return rounded
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
