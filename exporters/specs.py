@@ -10,6 +10,7 @@ from typing import Literal
 from exporters.errors import BadProfile, SpecError
 
 Precision = Literal["fp16", "bf16", "fp32"]
+Weights = Literal["fixed", "refittable", "stripped"]
 
 # The exporter of torch writes opset 18 and later.
 OLDEST_OPSET = 18
@@ -84,6 +85,8 @@ class EngineSpec:
         fused_attention: how many fused attention kernels there must be; None asserts nothing.
         timing_cache: kernel timings of an earlier build with the classic TensorRT on the same kind of GPU; empty bytes
             begin a new cache, None keeps none.
+        weights: ``fixed`` in the plan; ``refittable``: they can be replaced in a loaded plan; ``stripped``: the plan is
+            without them, and gets those of the same ONNX model where it is loaded.
     """
 
     targets: tuple[str, ...] = ("local",)
@@ -92,6 +95,7 @@ class EngineSpec:
     precision: Precision | None = None
     fused_attention: int | None = None
     timing_cache: bytes | None = None
+    weights: Weights = "fixed"
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -100,6 +104,8 @@ class EngineSpec:
             raise SpecError(f"workspace_bytes (={self.workspace_bytes}) must be positive")
         if self.precision not in (None, "fp16", "bf16", "fp32"):
             raise SpecError(f"precision (={self.precision!r}) must be fp16, bf16, fp32 or None")
+        if self.weights not in ("fixed", "refittable", "stripped"):
+            raise SpecError(f"weights (={self.weights!r}) must be fixed, refittable or stripped")
         if self.fused_attention is not None and self.fused_attention < 0:
             raise SpecError(f"fused_attention (={self.fused_attention}) must not be negative")
         for profile in self.profiles:

@@ -22,7 +22,7 @@ from sagan_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
     from exporters.quantise import Kind
-    from exporters.specs import EngineSpec, Profile
+    from exporters.specs import EngineSpec, Profile, Weights
     from exporters.targets import Target
     from exporters.tensorrt.backend import Backend
     from exporters.tensorrt.builder import BuildResult, CheckedModel
@@ -58,6 +58,7 @@ def build_plan(
     profiles: Sequence[BatchRange | Profile] = (),
     workspace_bytes: int | None = None,
     timing_cache: bytes | None = None,
+    weights: Weights = "fixed",
     progress: Progress = silent,
 ) -> BuiltPlan:
     """Build a TensorRT plan.
@@ -78,6 +79,8 @@ def build_plan(
             or shapes by input name. Every profile has its own kernels and its own memory.
         workspace_bytes: the most scratch memory that a plan may use; None leaves it to TensorRT.
         timing_cache: kernel timings of an earlier build, for the classic TensorRT; empty bytes begin a cache.
+        weights: ``fixed``, ``refittable`` or ``stripped``; see `exporters.specs.EngineSpec`. Other than fixed ones need
+            a GPU at build time. A stripped plan is loaded together with the ONNX file it was built from.
         progress: told how far the build is.
 
     Raises:
@@ -90,7 +93,7 @@ def build_plan(
 
     ranges = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
     job = _prepare(Path(onnx_path), targets, flavour, ranges, workspace_bytes)
-    spec = dataclasses.replace(job.spec, timing_cache=timing_cache)
+    spec = dataclasses.replace(job.spec, timing_cache=timing_cache, weights=weights)
     result = build_engine(job.backend, job.payload, spec, progress)
     manifest = None
     if job.description is not None and job.description.precision == "mixed":
@@ -109,6 +112,7 @@ def check_plan(
     targets: Sequence[str] = ("all-rtx",),
     flavour: str = "auto",
     profiles: Sequence[BatchRange | Profile] = ((1, 8, 64),),
+    weights: Weights = "fixed",
 ) -> tuple[CheckedModel, str]:
     """A dry run: all that `build_plan` checks before it builds, and the TensorRT that checked it. Nothing is built.
 
@@ -117,7 +121,8 @@ def check_plan(
     from exporters.tensorrt.builder import check_engine
 
     job = _prepare(Path(onnx_path), targets, flavour, profiles, None)
-    return check_engine(job.backend, job.payload, job.spec), job.backend.product
+    spec = dataclasses.replace(job.spec, weights=weights)
+    return check_engine(job.backend, job.payload, spec), job.backend.product
 
 
 def write_plan(out: Path | str, built: BuiltPlan) -> Path:
@@ -294,6 +299,7 @@ def _plan_info(onnx: bytes, backend: Backend, spec: EngineSpec, result: BuildRes
         layer_count=len(result.layers.layers),
         layer_digest=result.layers.digest,
         kernels=kernels_of(result.layers),
+        weights=spec.weights,
         onnx_sha256=sha256_bytes(onnx),
         build_os=platform.system().lower(),
         build_arch=platform.machine().lower(),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, cast
 
 from sagan_deploy.build import build_plan, write_plan
 from sagan_deploy.bundle.bundle import finish_bundle, hashed_file, read_manifest, sidecar_path
@@ -24,9 +24,10 @@ from sagan_deploy.files import new_folder, refuse_existing, remove, write_bytes
 from sagan_deploy.latents import sample_labels, sample_latents
 from sagan_deploy.model.inference.options import InferenceOptions
 from sagan_deploy.parity.compare import judge
+from sagan_deploy.parity.islands import export_mixed
 from sagan_deploy.parity.policy import Policy
 from sagan_deploy.progress import Progress, silent
-from sagan_deploy.quantisation import quantised
+from sagan_deploy.quantisation import LATENTS, quantised
 from sagan_deploy.reports.folder import write_reports
 from sagan_deploy.reports.words import without_folder
 from sagan_deploy.verify import default_limits
@@ -43,13 +44,17 @@ class DeployOptions:
     """What goes into a bundle.
 
     `targets` names GPUs for the TensorRT plan; None builds for all RTX GPUs where the builder is installed, and an
-    empty tuple builds none. `images` is how many latents parity judges per file.
+    empty tuple builds none. `images` is how many latents parity judges per file. `float32` names the parts that stay
+    float32 in the precision ``mixed`` (`InferenceOptions.float32`); none leaves the choice to
+    `parity.islands.export_mixed`. `calibration_latents` is how many images int8 and fp8 are calibrated on.
     """
 
     precisions: tuple[str, ...] = ("fp32", "fp16")
     targets: tuple[str, ...] | None = None
     flavour: str = "auto"
     attention: str = "auto"
+    float32: tuple[str, ...] = ()
+    calibration_latents: int = LATENTS
     output: str = "float"
     opt_batch: int = 8
     max_batch: int = 64
@@ -59,13 +64,27 @@ class DeployOptions:
 
     def __post_init__(self) -> None:
         if not self.precisions:
-            raise ConfigError("precisions (=()) must name at least one of fp32, fp16, bf16, int8, fp8")
+            raise ConfigError("precisions (=()) must name at least one of fp32, fp16, bf16, mixed, int8, fp8")
+        if len(set(self.precisions)) != len(self.precisions):
+            raise ConfigError(f"precisions (={self.precisions}) must name each one once")
+        if self.float32 and "mixed" not in self.precisions:
+            raise ConfigError(f"float32 (={self.float32}) names parts for mixed; add --precision mixed or leave it out")
+        if self.calibration_latents < 1:
+            raise ConfigError(f"calibration_latents (={self.calibration_latents}) must be at least 1")
         for precision in self.precisions:
-            # Refused before the first export, which takes seconds.
-            exported = "fp16" if precision in ("int8", "fp8") else precision
-            InferenceOptions(exported, attention=self.attention, output=self.output)  # type: ignore[arg-type]
+            self.inference_options(precision)  # refused before the first export, which takes seconds
         if not 1 <= self.opt_batch <= self.max_batch:
             raise ConfigError(f"opt_batch (={self.opt_batch}) must lie in 1..max_batch (={self.max_batch})")
+
+    def inference_options(self, precision: str) -> InferenceOptions:
+        """How the ONNX file of a precision is written; int8, fp8 and a search for mixed's parts begin as fp16."""
+        begins = precision in ("int8", "fp8") or (precision == "mixed" and not self.float32)
+        return InferenceOptions(
+            "fp16" if begins else precision,  # type: ignore[arg-type]
+            attention=self.attention,  # type: ignore[arg-type]
+            output=self.output,  # type: ignore[arg-type]
+            float32=self.float32 if precision == "mixed" else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -103,6 +122,7 @@ def deploy(
     options = options or DeployOptions()
     out = Path(out)
     refuse_existing(out, marker=MANIFEST_NAME, force=force)
+    _check_plan(options)
     clock = _Clock()
     with new_folder(out, marker=MANIFEST_NAME, force=force) as folder:
         artifacts = _export_all(checkpoint, folder, options, clock, progress)
@@ -153,21 +173,49 @@ def golden_images(checkpoint: Checkpoint, count: int = _GOLDEN_IMAGES) -> Golden
     return Golden(z, labels, torch.cat(rows).float().numpy())
 
 
+def _check_plan(options: DeployOptions) -> None:
+    """Refuse targets that the plan cannot be built for before the minutes of work, as the build would after them."""
+    from exporters.quantise import check_quantised_targets
+    from exporters.targets import check_served, resolve_targets
+    from exporters.tensorrt.backend import installed
+
+    precision = _plan_precision(options.precisions)
+    if options.targets == () or precision is None or (options.targets is None and not installed("rtx")):
+        return
+    wanted = resolve_targets(options.targets or ("all-rtx",))
+    if precision in ("int8", "fp8"):
+        check_quantised_targets(cast('Literal["int8", "fp8"]', precision), wanted)
+    if options.flavour != "auto":
+        check_served(wanted, cast('Literal["tensorrt", "rtx"]', options.flavour))
+
+
+def _plan_precision(precisions: Sequence[str]) -> str | None:
+    """The precision that the plan is built in: the first one that is not fp32."""
+    return next((precision for precision in precisions if precision != "fp32"), None)
+
+
 def _export_all(
     checkpoint: Checkpoint, folder: Path, options: DeployOptions, clock: _Clock, progress: Progress
 ) -> list[Artifact]:
     artifacts = []
     for precision in options.precisions:
         with clock(f"export {precision}"):
-            form: dict[str, Any] = {"attention": options.attention, "output": options.output}
+            form = options.inference_options(precision)
             if precision in ("int8", "fp8"):
-                half = InferenceOptions("fp16", **form)
-                exported = quantised(checkpoint, precision, half, progress=progress)  # type: ignore[arg-type]
+                kind = cast('Literal["int8", "fp8"]', precision)
+                latents = options.calibration_latents
+                exported = quantised(checkpoint, kind, form, latents=latents, progress=progress)
+            elif precision == "mixed" and not options.float32:
+                exported, _ = export_mixed(
+                    checkpoint, form, policy=options.policy, seed=options.seed, count=options.images, progress=progress
+                )
             else:
-                exported = export_generator(checkpoint, InferenceOptions(precision, **form), progress=progress)  # type: ignore[arg-type]
-            path = f"onnx/generator.{precision}.onnx"
-            write_bytes(folder / path, exported.payload)
-            artifacts.append(onnx_artifact(exported, path))
+                exported = export_generator(checkpoint, form, progress=progress)
+            # The search for mixed's parts gives plain fp16 where nothing needs float32.
+            path = f"onnx/generator.{exported.metadata['sagan_deploy.precision']}.onnx"
+            if all(artifact.path != path for artifact in artifacts):
+                write_bytes(folder / path, exported.payload)
+                artifacts.append(onnx_artifact(exported, path))
     return artifacts
 
 
@@ -177,9 +225,10 @@ def _build(
     """The plan of the half-precision ONNX, or the reason why there is none."""
     if options.targets == ():
         return [], {}
-    half = next((artifact for artifact in artifacts if artifact.precision != "fp32"), None)
-    if half is None:
-        return [], {"TensorRT plan": "plans are built from fp16 or bf16; add --precision fp16"}
+    precision = _plan_precision([artifact.precision for artifact in artifacts])
+    if precision is None:
+        return [], {"TensorRT plan": "plans are built from another precision than fp32; add --precision fp16"}
+    half = next(artifact for artifact in artifacts if artifact.precision == precision)
     path = f"engines/generator.{half.precision}.plan"
     try:
         with clock("build"):

@@ -171,11 +171,26 @@ def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
             "activation_bytes": plan.activation_bytes,
             "profile_activation_bytes": list(plan.profile_activation_bytes),
             "weight_bytes": plan.weight_bytes,
+            "weights": plan.weights,
             "onnx_sha256": plan.onnx_sha256,
         }
         if plan.kernels:  # older builds did not keep them
             facts["kernels"] = kernel_facts(plan.kernels)
     return facts
+
+
+def plan_kernels(path: Path | str) -> dict[str, tuple[Kernel, ...]]:
+    """The kernels of a plan by part of the generator, in the order in which images flow.
+
+    They come from the plan's sidecar, or from the manifest of the bundle that it lies in; empty for a plan without one,
+    of another origin or of a version that did not keep them. The plan itself is not read.
+
+    Raises:
+        InputError: the sidecar or manifest is damaged.
+    """
+    found = find_manifest(Path(path))
+    plan = None if found is None else found[1].plan
+    return {} if plan is None else grouped(plan.kernels)
 
 
 def kernel_facts(kernels: Sequence[Kernel]) -> dict[str, dict[str, Any]]:

@@ -23,14 +23,14 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 def onnx_file(tmp_path_factory):
     """The exported fp16 inference form of a small conditional generator with one attention block."""
     from sagan_deploy.checkpoints.native import checkpoint_of
-    from sagan_deploy.export import export_generator
     from sagan_deploy.model.generator import Generator
     from sagan_deploy.model.inference import InferenceOptions
+    from tests.exports import export_once
     from tests.generators import TINY, lively
 
     made = checkpoint_of(lively(Generator(TINY)), class_names=("a", "b", "c"), provenance=({"step": "train"},))
     path = tmp_path_factory.mktemp("onnx") / "g.fp16.onnx"
-    path.write_bytes(export_generator(made, InferenceOptions(precision="fp16")).payload)
+    path.write_bytes(export_once(made, InferenceOptions(precision="fp16")).payload)
     return path
 
 

@@ -1,6 +1,7 @@
 """Deploy: what passed becomes one whole bundle; what failed becomes a report and nothing else."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,12 +11,19 @@ from sagan_deploy.bundle.bundle import open_bundle, unlisted_files
 from sagan_deploy.checkpoints.native import load_checkpoint, save_checkpoint
 from sagan_deploy.deploy import DeployOptions, deploy, golden_images
 from sagan_deploy.errors import CheckFailed, ConfigError, InputError
-from sagan_deploy.export import export_generator
+from sagan_deploy.onnx_header import read_onnx_header
 from sagan_deploy.runtime import load
 from sagan_deploy.verify import verify_bundle
+from tests import exports
 from tests.generators import tiny_checkpoint
 
 QUICK = DeployOptions(images=4, max_batch=8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_exports():
+    with exports.shared():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +71,34 @@ def test_an_int8_bundle_is_judged_by_its_own_limits_and_has_a_plan(checkpoint, t
     assert not any(replay.status == "failed" for replay in replays.values())
 
 
+def test_mixed_and_calibrated_files_are_made_as_the_options_say(checkpoint, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    options = DeployOptions(
+        precisions=("mixed", "fp8"),
+        float32=("tail",),
+        calibration_latents=3,
+        targets=("rtx-4090",),
+        images=2,
+        max_batch=8,
+    )
+    made = deploy(checkpoint, tmp_path / "bundle", options)
+    mixed, fp8, plan = made.manifest.artifacts
+    assert (mixed.precision, fp8.precision, plan.precision) == ("mixed", "fp8", "mixed")
+    assert {mixed.verdict.status, fp8.verdict.status} == {"passed"}
+    said = {
+        name: read_onnx_header((made.folder / f"onnx/generator.{name}.onnx").read_bytes(), name).metadata
+        for name in ("mixed", "fp8")
+    }
+    assert json.loads(said["mixed"]["sagan_deploy.float32_parts"]) == ["tail"]
+    assert json.loads(said["fp8"]["sagan_deploy.provenance"])[-1]["calibration"]["latents"] == 32
+
+
 def broken_export(checkpoint, options, **rest):
     """An exporter that loses a tenth of γ."""
     generator = checkpoint.generator()
     generator.stages[0].attention.gamma.mul_(0.9)
     wrong = dataclasses.replace(checkpoint, state=generator.state_dict())
-    return export_generator(wrong, options, **rest)
+    return exports.export_once(wrong, options, **rest)
 
 
 def test_what_fails_parity_becomes_no_bundle_but_a_report(checkpoint, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from sagan_deploy.errors import ConfigError
 from sagan_deploy.export import baked, export_generator, onnx_artifact
 from sagan_deploy.files import sha256_bytes
 from sagan_deploy.model.inference import InferenceOptions
+from tests.exports import export_once
 from tests.generators import CONFIGS, TINY, inputs, tiny_checkpoint
 
 
@@ -35,7 +36,7 @@ def reference(checkpoint, count):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_file_draws_the_same_pictures(name):
     checkpoint = tiny_checkpoint(CONFIGS[name])
-    exported = export_generator(checkpoint)
+    exported = export_once(checkpoint)
     for count in (1, 5):
         images = run(exported.payload, checkpoint.config, count)
         expected = reference(checkpoint, count)
@@ -47,7 +48,7 @@ def test_the_file_draws_the_same_pictures(name):
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_every_layout_and_precision_is_the_same_network(attention, precision):
     checkpoint = tiny_checkpoint()
-    exported = export_generator(checkpoint, InferenceOptions(precision=precision, attention=attention))
+    exported = export_once(checkpoint, InferenceOptions(precision=precision, attention=attention))
     images, expected = run(exported.payload, TINY, 3), reference(checkpoint, 3)
     # ONNX Runtime's CPU computes half precision in float32, so this says that the file is right, not how it rounds.
     assert np.linalg.norm(images - expected) / np.linalg.norm(expected) < (3e-6 if precision == "fp32" else 5e-3)
@@ -57,7 +58,7 @@ def test_every_layout_and_precision_is_the_same_network(attention, precision):
 
 
 def test_the_interface_is_what_was_promised():
-    exported = export_generator(tiny_checkpoint(), InferenceOptions(precision="fp16"))
+    exported = export_once(tiny_checkpoint(), InferenceOptions(precision="fp16"))
     graph = onnx.load_from_string(exported.payload).graph
     shapes = {
         value.name: (
@@ -80,7 +81,7 @@ def test_the_interface_is_what_was_promised():
 
 def test_uint8_images_leave_as_the_last_node():
     checkpoint = tiny_checkpoint()
-    exported = export_generator(checkpoint, InferenceOptions(output="uint8"))
+    exported = export_once(checkpoint, InferenceOptions(output="uint8"))
     codes = run(exported.payload, TINY, 3)
     expected = np.rint(reference(checkpoint, 3) * 127.5 + 127.5).transpose(0, 2, 3, 1)
     assert codes.dtype == np.uint8
@@ -93,7 +94,7 @@ def test_uint8_images_leave_as_the_last_node():
 
 def test_the_file_explains_itself():
     checkpoint = dataclasses.replace(tiny_checkpoint(), sha256="ab" * 32)
-    exported = export_generator(checkpoint)
+    exported = export_once(checkpoint)
     found = {entry.key: entry.value for entry in onnx.load_from_string(exported.payload).metadata_props}
     assert found == exported.metadata
     assert json.loads(found["sagan_deploy.config"])["widths"] == [32, 24, 16]
@@ -104,7 +105,7 @@ def test_the_file_explains_itself():
 
 def test_stages_name_values_that_hold_what_the_training_form_computes():
     checkpoint = tiny_checkpoint()
-    exported = export_generator(checkpoint)
+    exported = export_once(checkpoint)
     stages = json.loads(exported.metadata["sagan_deploy.stages"])
     assert list(stages) == ["stem", "stages.0"]  # the last norm is folded into the last stage
     model = onnx.load_from_string(exported.payload)
@@ -122,7 +123,7 @@ def test_stages_name_values_that_hold_what_the_training_form_computes():
 
 def test_the_training_form_keeps_the_layers_and_loses_only_spectral_norm():
     checkpoint = tiny_checkpoint()
-    plain = export_generator(checkpoint, form="training")
+    plain = export_once(checkpoint, form="training")
     images, expected = run(plain.payload, TINY, 3), reference(checkpoint, 3)
     assert np.linalg.norm(images - expected) / np.linalg.norm(expected) < 3e-6
     types = [node.op_type for node in onnx.load_from_string(plain.payload).graph.node]
@@ -160,7 +161,7 @@ def test_contradicting_options_are_refused(options, form, opset):
 
 
 def test_bfloat16_exports_valid_files_without_float32_weights():
-    exported = export_generator(tiny_checkpoint(), InferenceOptions(precision="bf16"))
+    exported = export_once(tiny_checkpoint(), InferenceOptions(precision="bf16"))
     model = onnx.load_from_string(exported.payload)
     assert exported.opset == 22
     weights = {t.data_type for t in model.graph.initializer if len(t.dims) == 4 and t.dims[0] > 1}

@@ -18,17 +18,24 @@ from exporters.specs import EngineSpec, ShapeRange
 from exporters.tensorrt.backend import installed, load_backend
 from exporters.tensorrt.builder import build_engine
 from sagan_deploy.errors import ConfigError
-from sagan_deploy.export import baked, export_generator
+from sagan_deploy.export import baked
 from sagan_deploy.latents import sample_latents
 from sagan_deploy.model.inference import InferenceOptions
 from sagan_deploy.onnx_header import read_onnx_header
 from sagan_deploy.presets import preset
 from sagan_deploy.quantisation import CONVOLUTIONS_KEY, quantised
+from tests import exports
 from tests.generators import CONFIGS, TINY, tiny_checkpoint
 
 KINDS = pytest.mark.parametrize("kind", ["int8", "fp8"])
 with_rtx = pytest.mark.skipif(not installed("rtx"), reason="tensorrt_rtx is not installed")
 HALF = InferenceOptions(precision="fp16")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_exports():
+    with exports.shared():
+        yield
 
 
 @functools.cache
@@ -57,7 +64,7 @@ def calibration_batches(monkeypatch, checkpoint, **arguments):
 
 @KINDS
 def test_the_file_says_what_it_is_and_how_it_was_made(kind):
-    checkpoint, plain = tiny_checkpoint(), export_generator(tiny_checkpoint(), HALF)
+    checkpoint, plain = tiny_checkpoint(), exports.export_once(tiny_checkpoint(), HALF)
     told = []
     file = quantised(checkpoint, kind, latents=12, seed=5, percentile=99.9, progress=lambda *what: told.append(what))
     assert read_onnx_header(file.payload, "file").metadata == file.metadata
@@ -175,7 +182,7 @@ def test_other_forms_of_upsampling(upsample_conv):
 
 @with_rtx
 def test_the_plain_export_would_not_pass_for_a_quantised_one():
-    plain = export_generator(tiny_checkpoint(), HALF)
+    plain = exports.export_once(tiny_checkpoint(), HALF)
     names = json.loads(written().metadata[CONVOLUTIONS_KEY])
     with pytest.raises(PrecisionMismatch, match="int8 was asked for, but only 0 of 12"):
         check_quantised_plan(build(plain, TINY, "sm_89"), "int8", names)
@@ -237,5 +244,5 @@ def test_the_pictures_move_as_far_as_pytorchs_own_quantisation_moves_them(kind):
     found = moved(drawn(written(kind).payload, z, labels))
     yardstick = moved(fake_quantised(checkpoint.generator(), kind, z, labels, calibration))
     assert 0.75 * yardstick < found < 1.25 * yardstick
-    half = moved(drawn(export_generator(checkpoint, HALF).payload, z, labels))
+    half = moved(drawn(exports.export_once(checkpoint, HALF).payload, z, labels))
     assert found > 5 * half

@@ -183,6 +183,7 @@ def plan_artifact(
         "build_os": "linux",
         "build_arch": "x86_64",
         "kernels": (),
+        "weights": "fixed",
     }
     facts |= {key: changes.pop(key) for key in list(changes) if key in facts}
     values = {"kind": "plan", "precision": "fp16", "plan": PlanInfo(**facts), "verdict": Verdict("not_run", "no GPU")}

@@ -12,7 +12,7 @@ from exporters.errors import BadProfile, NoGpu, UnsupportedTarget
 from exporters.gpu import local_gpus
 from exporters.specs import EngineSpec, Profile
 from exporters.targets import Target, check_served, resolve_targets, sm_name
-from exporters.tensorrt import timing
+from exporters.tensorrt import timing, weights
 from exporters.tensorrt.backend import Backend, Record
 from exporters.tensorrt.failures import classify, rejected
 from exporters.tensorrt.layers import LayerReport
@@ -69,12 +69,14 @@ def build_engine(backend: Backend, onnx: bytes, spec: EngineSpec, progress: Prog
 
     Raises:
         SpecError: unknown or unsupported targets, profiles that do not fit.
+        NoGpu: the build needs a GPU that is not here.
         InvalidOnnx, OnnxRejected: the model is not taken.
         BuildFailed: the builder gave up; see its kinds.
         RecipeMismatch: the plan is not what `spec` asserts.
     """
     targets = resolve_targets(spec.targets)
     _check_targets(backend, targets)
+    weights.check(backend, spec.weights)
     started = time.perf_counter()
     control = BuildControl(progress)
     with backend.logger.capture() as records, control.interruptible():
@@ -110,10 +112,11 @@ def check_engine(backend: Backend, onnx: bytes, spec: EngineSpec) -> CheckedMode
     """Do all of `build_engine` except the build: targets, parser, data types, precision, profiles, support.
 
     Raises:
-        SpecError, InvalidOnnx, OnnxRejected, PrecisionMismatch: as `build_engine`.
+        SpecError, NoGpu, InvalidOnnx, OnnxRejected, PrecisionMismatch: as `build_engine`.
     """
     targets = resolve_targets(spec.targets)
     _check_targets(backend, targets)
+    weights.check(backend, spec.weights)
     with backend.logger.capture() as records:
         network = _prepare(backend, onnx, spec, targets, records).network
         inputs = tuple(_described(network.get_input(i)) for i in range(network.num_inputs))
@@ -166,6 +169,7 @@ def _prepare(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # TensorRT allows TF32 by default, ten bits where float32 was asked for.
     config.clear_flag(trt.BuilderFlag.TF32)
+    weights.apply(trt, config, spec.weights)
     if spec.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_bytes)
     if backend.caps.cc_targets:

@@ -42,6 +42,11 @@ _KINDS: tuple[tuple[re.Pattern[str], type[BuildFailed], str], ...] = (
         "Export the attention as MatMul–Softmax–MatMul instead of an Attention node.",
     ),
     (
+        re.compile(r"CHECK\(status == CUDA_SUCCESS\) failed"),
+        NoGpu,
+        "This build calls the NVIDIA driver, as refittable and stripped plans do: leave --refit and --strip out.",
+    ),
+    (
         re.compile(r"cudaError 35|cudaErrorInsufficientDriver|cudaErrorNoDevice|no CUDA-capable device"),
         NoGpu,
         "This build needs the GPU that the plan is for; name targets to build ahead of time.",

@@ -155,7 +155,8 @@ class LayerReport:
             if found := sorted({operand.dtype for operand in _weights(layer)} - {expected}):
                 raise PrecisionMismatch(
                     f"{layer.nodes[0] if layer.nodes else layer.name!r} was to have {expected} weights in this mixed "
-                    f"recipe (float32: {', '.join(float32)}), the plan has {', '.join(found)} there."
+                    f"recipe (float32: {', '.join(float32)}), the plan has {', '.join(found)} there. "
+                    f"TensorRT may compute a float32 part between casts in half: leave it out, or name its neighbours."
                 )
 
     def check_fused_attention(self, expected: int) -> None:

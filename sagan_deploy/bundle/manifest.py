@@ -62,7 +62,8 @@ class PlanInfo:
     """What a TensorRT plan was built for and what it needs, as far as it can be known without a GPU.
 
     `flavour` is the package that runs it, `tensorrt_version` the only version that can. `profiles` holds, per profile
-    and input, the shapes ``min``, ``opt`` and ``max``. Bytes are planned device memory.
+    and input, the shapes ``min``, ``opt`` and ``max``. Bytes are planned device memory. A plan with
+    ``stripped`` weights gets them from the ONNX model of `onnx_sha256` where it is loaded.
     """
 
     flavour: Literal["tensorrt", "rtx"]
@@ -81,6 +82,7 @@ class PlanInfo:
     # Empty where an older version built the plan.
     profile_activation_bytes: tuple[int, ...] = field(default=(), metadata=ADDED)  # of each profile
     kernels: tuple[Kernel, ...] = field(default=(), metadata=ADDED)  # of the first profile
+    weights: Literal["fixed", "refittable", "stripped"] = field(default="fixed", metadata=ADDED)
 
     def __post_init__(self) -> None:
         _check_hash("plan onnx_sha256", self.onnx_sha256)

@@ -11,7 +11,7 @@ from sagan_deploy.cli.talk import ForceOption, JsonOption, QuietOption, print_js
 from sagan_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from exporters.specs import Profile
+    from exporters.specs import Profile, Weights
     from exporters.tensorrt.builder import CheckedModel
     from sagan_deploy.build import BatchRange, BuiltPlan
 
@@ -45,6 +45,11 @@ _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check that it can
 _Workspace = Annotated[
     int | None, typer.Option(min=1, help="The most scratch memory in MiB; by default TensorRT's own limit.")
 ]
+_Refit = Annotated[bool, typer.Option("--refit", help="Weights can be replaced in the loaded plan. Needs a GPU here.")]
+_Strip = Annotated[
+    bool,
+    typer.Option("--strip", help="Leave the weights out; loading takes those of the ONNX model. Needs a GPU here."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,6 +58,7 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
+    context: typer.Context,
     onnx: _Onnx,
     out: _Out = None,
     target: _Target = None,
@@ -67,6 +73,8 @@ def build(
     timing_cache: _TimingCache = None,
     dry_run: _DryRun = False,
     workspace: _Workspace = None,
+    refit: _Refit = False,
+    strip: _Strip = False,
     force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -79,13 +87,15 @@ def build(
     from sagan_deploy.files import refuse_existing_file, write_bytes
 
     if onnx.is_dir():
-        _first_use(onnx, target, out, quiet=quiet, as_json=json)
+        _first_use(onnx, context, quiet=quiet, as_json=json)
         return
     targets = (target or ("local" if flavour == "tensorrt" else "all-rtx"),)
+    weights = _weights(refit, strip)
     profiles = _profiles(profile or [], (min_shapes or [], opt_shapes or [], max_shapes or []))
+    profiles = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
     if dry_run:
-        wanted = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
-        _show_checked(*check_plan(onnx, targets=targets, flavour=flavour, profiles=wanted), as_json=json)
+        checked = check_plan(onnx, targets=targets, flavour=flavour, profiles=profiles, weights=weights)
+        _show_checked(*checked, as_json=json)
         return
     if out is None:
         raise ConfigError("--out is missing: name the plan to write, or check only with --dry-run")
@@ -95,36 +105,43 @@ def build(
             onnx,
             targets=targets,
             flavour=flavour,
-            min_batch=min_batch,
-            opt_batch=opt_batch,
-            max_batch=max_batch,
             profiles=profiles,
             workspace_bytes=None if workspace is None else workspace * 2**20,
             timing_cache=_timings(timing_cache),
+            weights=weights,
             progress=progress,
         )
     write_plan(out, built)
     if timing_cache is not None and built.result.timing_cache is not None:
         write_bytes(timing_cache, built.result.timing_cache)
-    facts = _facts(out, built)
+    facts = _facts(out, built, weights)
     print_json(facts) if json else print_result(_table(facts))
 
 
-def _first_use(bundle: Path, target: str | None, out: Path | None, *, quiet: bool, as_json: bool) -> None:
+def _first_use(bundle: Path, context: typer.Context, *, quiet: bool, as_json: bool) -> None:
     """The plan that `load(bundle, build_missing=True)` would build: made now, for the GPU of this machine."""
     from sagan_deploy.bundle.bundle import open_bundle
     from sagan_deploy.first_use import build_missing
 
-    if target not in (None, "local") or out is not None:
+    meant = {"onnx", "json", "quiet"} | ({"target"} if context.params["target"] == "local" else set())
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if others := sorted(f"--{name.replace('_', '-')}" for name in given - meant):
         raise ConfigError(
-            f"{bundle} is a bundle, whose plan is built for this machine into the cache: leave --out out, and --target "
-            "too or local. For other GPUs build from an ONNX file, or deploy again with --target."
+            f"{bundle} is a bundle, whose plan is built for this machine into the cache, as loading it looks for it: "
+            f"leave {', '.join(others)} out. For other GPUs build from an ONNX file, or deploy again with --target."
         )
     opened = open_bundle(bundle)
     opened.verify_hashes()
     with progress_bars(quiet=quiet) as progress:
         plan = build_missing(opened, 0, progress=progress)
     print_json({"plan": str(plan)}) if as_json else print_result(f"{plan}: built and judged by the golden images")
+
+
+def _weights(refit: bool, strip: bool) -> Weights:
+    if refit and strip:
+        raise ConfigError("--refit and --strip exclude each other: a stripped plan takes back its own weights only")
+    return "refittable" if refit else "stripped" if strip else "fixed"
 
 
 def _timings(path: Path | None) -> bytes | None:
@@ -168,7 +185,7 @@ def _show_checked(checked: CheckedModel, product: str, *, as_json: bool) -> None
         )
 
 
-def _facts(out: Path, built: BuiltPlan) -> dict[str, Any]:
+def _facts(out: Path, built: BuiltPlan, weights: Weights) -> dict[str, Any]:
     from sagan_deploy.bundle.kernels import kernels_of
 
     result = built.result
@@ -184,6 +201,7 @@ def _facts(out: Path, built: BuiltPlan) -> dict[str, Any]:
             if tensor.is_input
         },
         "precision": artifact.precision if artifact is not None else None,
+        "weights": weights,
         "kernels": len(result.layers.layers),
         "fused_attention": result.layers.fused_attention,
         "attention_blocks": None if built.manifest is None else len(built.manifest.generator.attention_after),
@@ -223,6 +241,7 @@ def _table(facts: dict[str, Any]) -> Any:
         "for": ", ".join(facts["targets"]),
         "precision": f"{facts['precision']} (asserted)" if facts["precision"] else "that of the ONNX model",
         "inputs": "\n".join(f"{name}: {_ranges(shapes)}" for name, shapes in facts["inputs"].items()),
+        "weights": facts["weights"],
         "kernels": str(facts["kernels"]),
         "attention": _attention(facts),
         "size": f"{facts['bytes'] / 1e6:.1f} MB",

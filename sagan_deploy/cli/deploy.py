@@ -32,13 +32,17 @@ def register(app: typer.Typer) -> None:
 def deploy(
     checkpoint: Annotated[Path, typer.Argument(help="A generator checkpoint (.safetensors).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to make: a folder.")],
-    precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, bf16, int8, fp8.")] = "fp32,fp16",
+    precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, bf16, mixed, int8, fp8.")] = "fp32,fp16",
     target: Annotated[
         str | None,
         typer.Option(help="GPUs for the TensorRT plan, or 'none'; by default all RTX GPUs if the builder is here."),
     ] = None,
     flavour: Annotated[Literal["auto", "tensorrt", "rtx"], typer.Option(help="Which TensorRT.")] = "auto",
     attention: Annotated[Literal["auto", "fused", "decomposed"], typer.Option(help="As in export.")] = "auto",
+    float32: Annotated[
+        list[str] | None, typer.Option(help="For mixed: a part that stays float32; by default as few as needed.")
+    ] = None,
+    calibration_latents: Annotated[int, typer.Option(min=1, help="Images that int8 and fp8 are calibrated on.")] = 64,
     output: Annotated[Literal["float", "uint8"], typer.Option(help="What the engines give.")] = "float",
     opt_batch: Annotated[int, typer.Option(min=1, help="The batch that the plan is tuned for.")] = 8,
     max_batch: Annotated[int, typer.Option(min=1, help="The largest batch that the plan takes.")] = 64,
@@ -71,6 +75,8 @@ def deploy(
         targets=targets,
         flavour=flavour,
         attention=attention,
+        float32=tuple(float32 or ()),
+        calibration_latents=calibration_latents,
         output=output,
         opt_batch=opt_batch,
         max_batch=max_batch,

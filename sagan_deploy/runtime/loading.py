@@ -18,6 +18,7 @@ from sagan_deploy.runtime import cuda
 from sagan_deploy.runtime.contexts import TensorRTOptions
 from sagan_deploy.runtime.contract import Contract, contract_of_artifact
 from sagan_deploy.runtime.generator import Backend, Rejection, RuntimeGenerator
+from sagan_deploy.runtime.refit import Source, source_beside
 
 BackendName = Literal["auto", "tensorrt", "onnxruntime"]
 Builder = Callable[[Bundle, int], Path]
@@ -70,7 +71,8 @@ class _FirstUse:
         _need_gpu()
         plan = self.builder(open_bundle(self.path), self.gpu)
         manifest, artifact = _described_plan(plan)
-        way = _plan(manifest, artifact, str(plan), _need_gpu, lambda: read_bytes(plan), self.gpu, self.options)
+        onnx = source_beside(plan, artifact.plan)
+        way = _plan(manifest, artifact, str(plan), _need_gpu, lambda: read_bytes(plan), self.gpu, self.options, onnx)
         return way.load(rejected)
 
 
@@ -203,7 +205,8 @@ def candidates(
         ways = [way for group in found for way in group]
     elif kind == "plan":
         manifest, artifact = _described_plan(path)
-        ways = [_plan(manifest, artifact, path.name, lambda: None, lambda: read_bytes(path), gpu, options)]
+        onnx = source_beside(path, artifact.plan)
+        ways = [_plan(manifest, artifact, path.name, lambda: None, lambda: read_bytes(path), gpu, options, onnx)]
     else:
         ways = _onnx(path.name, None, lambda: read_bytes(path), None, gpu, threads)
     return [way for way in ways if (cpu if way.backend == "onnxruntime-cpu" else gpu is not None)]
@@ -235,7 +238,8 @@ def _of_artifact(
     def read_plan() -> bytes:
         return read_bytes(bundle.file_path(artifact))
 
-    return [_plan(bundle.manifest, artifact, artifact.path, _need_gpu, read_plan, gpu, options)]
+    onnx = source_beside(bundle.file_path(artifact), artifact.plan)
+    return [_plan(bundle.manifest, artifact, artifact.path, _need_gpu, read_plan, gpu, options, onnx)]
 
 
 def _need_gpu() -> None:
@@ -251,11 +255,12 @@ def _plan(
     read: Callable[[], bytes],
     gpu: int | None,
     options: TensorRTOptions,
+    onnx: Source,
 ) -> Candidate:
     def open_(payload: bytes) -> tuple[Backend, Contract]:
         from sagan_deploy.runtime.tensorrt import open_plan
 
-        return open_plan(payload, name, manifest, artifact, device=gpu or 0, options=options)
+        return open_plan(payload, name, manifest, artifact, device=gpu or 0, options=options, onnx=onnx)
 
     return Candidate("tensorrt", name, artifact, ready, read, open_)
 

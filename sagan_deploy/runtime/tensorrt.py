@@ -25,6 +25,7 @@ from sagan_deploy.runtime.contexts import Contexts, TensorRTError, TensorRTOptio
 from sagan_deploy.runtime.contract import Contract, contract_of_artifact
 from sagan_deploy.runtime.device import DeviceImages, View, stream_handle, view_of
 from sagan_deploy.runtime.plan import PRODUCT, Flavour, Machine, preflight, rebuild_command
+from sagan_deploy.runtime.refit import Source, nowhere, put_weights
 from sagan_deploy.runtime.session import Session
 from sagan_deploy.runtime.validity import check_validity
 
@@ -220,6 +221,7 @@ def open_plan(
     *,
     device: int = 0,
     options: TensorRTOptions | None = None,
+    onnx: Source = nowhere,
     trt: Any = None,
     cuda: Any = cuda_module,
 ) -> tuple[TensorRTBackend, Contract]:
@@ -232,6 +234,7 @@ def open_plan(
         artifact: the entry of `manifest` for this plan.
         device: number of the CUDA device.
         options: CUDA graphs and runtime cache; None has neither.
+        onnx: reads the ONNX model that a stripped plan gets its weights from.
         trt: the TensorRT module; None imports the flavour of the plan.
         cuda: the module `sagan_deploy.runtime.cuda` or one with the same names.
 
@@ -262,9 +265,11 @@ def open_plan(
     module = trt or load_tensorrt(flavour)
     cuda.use_device(device)
     rebuild = rebuild_command(manifest, artifact)
-    runtime, engine = _deserialize(module, payload, name, rebuild)
-    _check_engine(module, engine, name, contract, rebuild)
-    backend = TensorRTBackend(module, cuda, (runtime, engine), artifact, contract, device, options)
+    loaded = _deserialize(module, payload, name, rebuild)
+    _check_engine(module, loaded[1], name, contract, rebuild)
+    if artifact.plan is not None and artifact.plan.weights == "stripped":
+        put_weights(module, recording_logger(module), loaded[1], name, onnx, rebuild)
+    backend = TensorRTBackend(module, cuda, loaded, artifact, contract, device, options)
     try:
         backend.warm_up()
     except BaseException:

@@ -89,13 +89,13 @@ def test_json_round_trip_and_refusals():
 @pytest.fixture(scope="module")
 def onnx_bytes():
     from sagan_deploy.checkpoints.native import checkpoint_of
-    from sagan_deploy.export import export_generator
     from sagan_deploy.model.generator import Generator
     from sagan_deploy.model.inference import InferenceOptions
+    from tests.exports import export_once
     from tests.generators import TINY, lively
 
     made = checkpoint_of(lively(Generator(TINY)), class_names=("a", "b", "c"))
-    return export_generator(made, InferenceOptions(precision="fp16")).payload
+    return export_once(made, InferenceOptions(precision="fp16")).payload
 
 
 def real_report(onnx_bytes, *batches):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.exporters.models import exported
+from tests.tiny_models import make_bundle
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 
@@ -71,6 +72,7 @@ def test_a_dry_run_writes_nothing(onnx, tmp_path, program):
         (("--target", "rtx-9999"), 2, "Did you mean"),
         (("--target", "h100", "--flavour", "rtx"), 2, "--flavour tensorrt --target local"),
         (("--workspace", "1"), 2, "Allow more workspace"),
+        (("--refit", "--strip"), 2, "exclude each other"),
         (("--opt-batch", "9", "--max-batch", "4"), 2, "1 <= min <= opt <= max, not 1, 9, 4"),
     ],
 )
@@ -114,20 +116,23 @@ def test_no_onnx(tmp_path, program):
     assert (outcome.code, "does not exist" in outcome.err) == (4, True)
 
 
+def test_a_folder_that_is_no_bundle(tmp_path, program):
+    outcome = program("build", tmp_path, "--target", "local")
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
+    assert "manifest.json" in outcome.err
+
+
 def test_a_bundle_is_built_for_this_machine_or_says_why_not(tmp_path, program):
     from exporters.gpu import local_gpus
-    from sagan_deploy.deploy import DeployOptions, deploy
-    from tests.generators import tiny_checkpoint
 
     if local_gpus()[0]:
         pytest.skip("this machine has a GPU; tests/gpu builds there")
-    bundle = tmp_path / "bundle"
-    deploy(tiny_checkpoint(), bundle, DeployOptions(precisions=("fp16",), targets=(), images=2))
+    bundle = make_bundle(tmp_path / "bundle")
     refused = program("build", bundle, "--target", "local")
     assert refused.code == 3, refused.err
     assert "GPU" in refused.err
     assert refused.err.count("\n") == 1
-    for options in (("--target", "rtx-4090"), ("--out", tmp_path / "m.plan")):
+    for options in (("--target", "rtx-4090"), ("--out", tmp_path / "m.plan"), ("--max-batch", 8), ("--strip",)):
         usage = program("build", bundle, *options)
         assert usage.code == 2
-        assert "leave --out out" in usage.err
+        assert f"leave {options[0]} out" in usage.err

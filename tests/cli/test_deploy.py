@@ -2,8 +2,17 @@
 
 import json
 
+import pytest
+
 from sagan_deploy.checkpoints.native import save_checkpoint
+from tests import exports
 from tests.generators import tiny_checkpoint
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_exports():
+    with exports.shared():
+        yield
 
 
 def test_deploy_makes_a_bundle_and_bench_measures_it(program, tmp_path):
@@ -21,12 +30,30 @@ def test_deploy_makes_a_bundle_and_bench_measures_it(program, tmp_path):
     assert program("bench", bundle, "--batch", "one").code == 2
 
 
-def test_an_unknown_precision_or_target_is_a_usage_error(program, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--precision", "fp8"), "fp8 convolutions need sm_89 or later"),
+        (("--precision", "fp16", "--target", "rtx-9999"), "Did you mean"),
+        (("--precision", "fp16", "--target", "h100", "--flavour", "rtx"), "--flavour tensorrt --target local"),
+        (("--precision", "int8", "--target", "t4"), "int8 convolutions need sm_80 or later"),
+        (("--precision", "fp4"), "fp4"),
+        (("--precision", "fp16,fp16"), "each one once"),
+        (("--precision", "mixed"), "mixed needs at least one part"),
+        (("--float32", "tail"), "add --precision mixed or leave it out"),
+        (("--precision", "mixed", "--float32", "tial"), "'tial' must be stem, tail"),
+        (("--calibration-latents", 0), "calibration-latents"),
+    ],
+)
+def test_what_cannot_be_is_a_usage_error_before_any_work(program, tmp_path, monkeypatch, options, words):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    for module in ("deploy", "quantisation"):
+        monkeypatch.setattr(f"sagan_deploy.{module}.export_generator", lambda *_, **__: pytest.fail("exported"))
     checkpoint = save_checkpoint(tmp_path / "g.safetensors", tiny_checkpoint())
-    for options in (("--precision", "fp8"), ("--precision", "fp16", "--target", "rtx-9999")):
-        done = program("deploy", checkpoint, "--out", tmp_path / "bundle", *options)
-        assert done.code == 2
-        assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
+    done = program("deploy", checkpoint, "--out", tmp_path / "bundle", *options)
+    assert done.code == 2
+    assert words in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
 
 
 def test_a_triton_repository_beside_the_bundle(program, tmp_path):

@@ -7,7 +7,14 @@ import pytest
 
 from sagan_deploy.checkpoints.native import save_checkpoint
 from sagan_deploy.files import sha256
+from tests import exports
 from tests.generators import tiny_checkpoint
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_exports():
+    with exports.shared():
+        yield
 
 
 @pytest.fixture

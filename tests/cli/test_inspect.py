@@ -6,8 +6,9 @@ import json
 import pytest
 
 from sagan_deploy.bundle.bundle import sidecar_path
+from sagan_deploy.bundle.kernels import Kernel
 from sagan_deploy.errors import InputError
-from sagan_deploy.inspection import inspect_file, kernel_facts
+from sagan_deploy.inspection import inspect_file, kernel_facts, plan_kernels
 from sagan_deploy.onnx_header import read_onnx_header
 from tests.tiny_models import CONFIG, NAMES, make_bundle, manifest_of, plan_artifact, plan_bytes, tiny_onnx
 
@@ -130,8 +131,6 @@ def test_a_foreign_plan_says_what_its_first_bytes_say(tmp_path):
 
 
 def kernels():
-    from sagan_deploy.bundle.kernels import Kernel
-
     return (
         Kernel("tail/Conv", "correlation", ("float16",), ("tail/Conv",), "product"),
         Kernel("stages.0.attention/Conv", "correlation", ("float16",), ("stages.0.attention/Conv",), "product"),
@@ -271,3 +270,18 @@ def test_a_manifest_of_an_older_version_has_no_kernels(tmp_path):
     (artifact,) = inspect_file(plan).to_dict()["artifacts"]
     assert "kernels" not in artifact
     assert artifact["targets"] == ["sm_89"]
+
+
+def test_the_kernels_of_a_plan_by_its_path(tmp_path):
+    kernels = (
+        Kernel("b", "correlation", ("float16",), ("tail.conv/Conv",), "product"),
+        Kernel("a", "gemm", ("float16",), ("stem.linear/Gemm",), "product"),
+    )
+    folder = make_bundle(tmp_path / "b", plan=plan_bytes(), kernels=kernels)
+    found = plan_kernels(folder / "engines/sm_89.plan")
+    assert [(part, [kernel.name for kernel in group]) for part, group in found.items()] == [
+        ("stem", ["a"]), ("tail", ["b"]),
+    ]  # fmt: skip
+    alone = tmp_path / "alone.plan"
+    alone.write_bytes(plan_bytes())
+    assert plan_kernels(alone) == {}

@@ -6,8 +6,8 @@ import onnx
 import pytest
 
 from sagan_deploy.checkpoints.native import load_checkpoint, save_checkpoint
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
+from tests.exports import export_once
 from tests.generators import tiny_checkpoint
 from tests.parity.test_judge import attention_scale, one_tap, weaker_gamma
 
@@ -20,9 +20,7 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(path):
     checkpoint = load_checkpoint(path)
-    return {
-        output: export_generator(checkpoint, InferenceOptions(output=output)).payload for output in ("float", "uint8")
-    }
+    return {output: export_once(checkpoint, InferenceOptions(output=output)).payload for output in ("float", "uint8")}
 
 
 def truncating_head(model):
@@ -55,5 +53,5 @@ def test_another_epsilon_exits_with_1(program, path, tmp_path):
     checkpoint = load_checkpoint(path)
     wrong = dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, norm_eps=1e-3))
     file = tmp_path / "g.onnx"
-    file.write_bytes(export_generator(wrong).payload)
+    file.write_bytes(export_once(wrong).payload)
     assert program("parity", path, file, "--count", 6).code == 1

@@ -37,6 +37,8 @@ VARIABLES = {
     "_context": "IExecutionContext",
     "bits": "EngineInvalidityDiagnostics",
     "cache": "ITimingCache",
+    "refitter": "Refitter",
+    "filler": "OnnxParserRefitter",
 }
 
 # What a method returns or an attribute holds.

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from exporters.onnx import OnnxResult, export_onnx
 from exporters.specs import EngineSpec, OnnxSpec, Profile, ShapeRange
+from tests.exports import once
 
 WIDTH, Z = 32, 8
 PATHS = ("stem", "stages.0", "stages.1", "tail")
@@ -83,12 +84,16 @@ def inputs(count: int = 2) -> dict[str, torch.Tensor]:
     return {"z": torch.randn(count, Z, generator=source), "labels": torch.arange(count) % 3}
 
 
-@functools.cache
-def exported(attention: str = "fused", dtype: torch.dtype = torch.float16) -> OnnxResult:
+def export_now(attention: str = "fused", dtype: torch.dtype = torch.float16) -> OnnxResult:
     kind = {"fused": FusedAttention, "plain": PlainAttention}[attention]
     opset = 22 if dtype == torch.bfloat16 else 20
     spec = OnnxSpec(SPEC.input_names, SPEC.output_names, SPEC.dynamic_axes, opset)
     return export_onnx(network(kind, dtype), inputs(), spec)
+
+
+@functools.cache  # so that a worker reads the file once
+def exported(attention: str = "fused", dtype: torch.dtype = torch.float16) -> OnnxResult:
+    return once(OnnxResult, ("models", attention, dtype), lambda: export_now(attention, dtype))
 
 
 def profile(low: int = 1, best: int = 4, high: int = 8) -> Profile:

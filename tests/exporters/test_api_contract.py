@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 RECORDED = sorted((Path(__file__).parent / "tensorrt_api").glob("*.json"))
 INVENTORIES = {path.stem: json.loads(path.read_text()) for path in RECORDED}
 BUILDING = sorted((ROOT / "exporters" / "tensorrt").glob("*.py"))
-RUNNING = [ROOT / "sagan_deploy" / "runtime" / name for name in ("tensorrt.py", "session.py")]
+RUNNING = [ROOT / "sagan_deploy" / "runtime" / name for name in ("tensorrt.py", "session.py", "refit.py")]
 
 # Variables of these names that are no TensorRT objects in one file.
 OTHERS = {
@@ -26,6 +26,7 @@ OTHERS = {
     "plan.py": {"plan"},
     "tensorrt.py": {"plan", "_plan"},
     "session.py": {"plan", "config"},
+    "refit.py": {"plan"},
 }
 
 # Used only where `hasattr` found them, and the releases that have them.
@@ -93,6 +94,9 @@ def test_the_scan_sees_what_the_sources_do():
         ("DataType", "name"),
         ("IExecutionContext", "execute_async_v3"),
         ("ICudaEngine", "num_io_tensors"),
+        ("BuilderFlag", "STRIP_PLAN"),
+        ("OnnxParserRefitter", "refit_from_bytes"),
+        ("Refitter", "refit_cuda_engine"),
         (MODULE, "IProgressMonitor"),
     } <= seen
     assert len(seen) > 45

@@ -54,8 +54,8 @@ def test_facts(result, graph):
 
 def test_equal_bytes_in_another_process_that_stays_silent(result):
     program = (
-        "import hashlib, torch; from tests.exporters.models import exported; "
-        "print(hashlib.sha256(exported('fused', torch.float32).payload).hexdigest())"
+        "import hashlib, torch; from tests.exporters.models import export_now; "
+        "print(hashlib.sha256(export_now('fused', torch.float32).payload).hexdigest())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "77"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

@@ -32,6 +32,7 @@ def test_one_batch_for_all_inputs():
         ({"workspace_bytes": 0}, "workspace_bytes"),
         ({"precision": "int8"}, "int8"),
         ({"fused_attention": -1}, "fused_attention"),
+        ({"weights": "none"}, "fixed, refittable or stripped"),
     ],
 )
 def test_engine_spec(changes, words):

@@ -13,14 +13,14 @@ from sagan_deploy.model.inference import InferenceOptions
 from tests.tiny_models import CONFIG, make_bundle, profile, tiny_onnx
 
 
-def plan_of(checkpoint, folder: Path, flavour: str, *, max_batch: int = 8, **options) -> Path:
-    """Export a checkpoint and build it for this GPU; the plan has its sidecar beside it."""
+def plan_of(checkpoint, folder: Path, flavour: str, *, max_batch: int = 8, weights="fixed", **options) -> Path:
+    """Export a checkpoint and build it for this GPU; the plan has its sidecar and its ONNX model beside it."""
     name = "-".join(map(str, options.values())) or "default"
     onnx = folder / f"{name}.onnx"
     onnx.write_bytes(export_generator(checkpoint, InferenceOptions(**options)).payload)
     return write_plan(
-        folder / f"{name}.{flavour}.plan",
-        build_plan(onnx, targets=("local",), flavour=flavour, max_batch=max_batch),
+        folder / f"{name}.{flavour}.{weights}.plan",
+        build_plan(onnx, targets=("local",), flavour=flavour, max_batch=max_batch, weights=weights),
     )
 
 

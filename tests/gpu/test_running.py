@@ -51,6 +51,16 @@ def test_graphs_replay_the_same_images(plan, tolerance):
     np.testing.assert_allclose(again, plain[0], rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("weights", ["refittable", "stripped"])
+def test_plans_whose_weights_are_put_in_later_draw_the_same(plan, flavour, tmp_path, weights):
+    other = plan_of(tiny_checkpoint(), tmp_path, flavour, precision="fp16", weights=weights)
+    if weights == "stripped":
+        assert other.stat().st_size < plan.stat().st_size
+    with load(plan, backend="tensorrt") as one, load(other, backend="tensorrt") as two:
+        z, labels = one.sample_inputs(8)
+        np.testing.assert_allclose(two(z, labels), one(z, labels), rtol=0, atol=CODE)
+
+
 def test_the_classic_tensorrt_really_is_recorded(plan, flavour, caplog):
     if flavour != "tensorrt":
         pytest.skip("TensorRT for RTX records by itself")

@@ -3,8 +3,8 @@
 import pytest
 
 from sagan_deploy.checkpoints.native import load_checkpoint, save_checkpoint
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
+from tests.exports import export_once
 from tests.generators import tiny_checkpoint
 
 
@@ -18,7 +18,7 @@ def checkpoint(tmp_path_factory):
 def exported(checkpoint):
     """Payloads by name: fp32, fp16, uint8."""
     return {
-        "fp32": export_generator(checkpoint).payload,
-        "fp16": export_generator(checkpoint, InferenceOptions(precision="fp16")).payload,
-        "uint8": export_generator(checkpoint, InferenceOptions(output="uint8")).payload,
+        "fp32": export_once(checkpoint).payload,
+        "fp16": export_once(checkpoint, InferenceOptions(precision="fp16")).payload,
+        "uint8": export_once(checkpoint, InferenceOptions(output="uint8")).payload,
     }

@@ -9,18 +9,18 @@ import pytest
 
 from sagan_deploy.bundle.bundle import CorruptError
 from sagan_deploy.errors import InputError, MissingError
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
 from sagan_deploy.parity import compare
 from sagan_deploy.parity.candidates import Candidate, open_candidates, opened
 from sagan_deploy.parity.compare import judge
+from tests.exports import export_once
 from tests.generators import TINY
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_file_that_reads_half_latents_is_held_against_the_same_numbers(checkpoint, tmp_path, precision):
     path = tmp_path / "g.onnx"
-    path.write_bytes(export_generator(checkpoint, InferenceOptions(precision, io_precision="fp16")).payload)
+    path.write_bytes(export_once(checkpoint, InferenceOptions(precision, io_precision="fp16")).payload)
     (candidate,) = open_candidates(path)
     assert candidate.z_type == "float16"
     report = judge(checkpoint, [path], count=4)

@@ -5,10 +5,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sagan_deploy.errors import InputError
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
 from sagan_deploy.parity.depth import Depth, rounding_layers
 from sagan_deploy.parity.emulation import emulated
+from tests.exports import export_once
 from tests.generators import tiny_checkpoint
 
 
@@ -74,10 +74,10 @@ def test_the_tiny_generator_by_hand():
     """Stem 1; stage 0 has two convolutions in a row, its attention adds projection, scores, mix and output; stage 1
     has two convolutions; the tail has one. The longest sum is the 3x3 convolution over 24 channels in stage 0.
     """
-    payload = export_generator(tiny_checkpoint()).payload
+    payload = export_once(tiny_checkpoint()).payload
     expected = Depth(1 + 2 + 4 + 2 + 1, 24 * 9)
     assert rounding_layers(payload) == expected
-    half = export_generator(tiny_checkpoint(), InferenceOptions(precision="fp16", upsample_conv="transposed")).payload
+    half = export_once(tiny_checkpoint(), InferenceOptions(precision="fp16", upsample_conv="transposed")).payload
     assert rounding_layers(half) == expected
     assert rounding_layers(emulated(half)) == expected
 

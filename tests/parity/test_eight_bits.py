@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 
-from sagan_deploy.export import export_generator
 from sagan_deploy.images import to_uint8
 from sagan_deploy.model.inference import InferenceOptions
 from sagan_deploy.parity.cases import Case
@@ -14,6 +13,7 @@ from sagan_deploy.parity.compare import judge
 from sagan_deploy.parity.gates import Drawn, gates_of
 from sagan_deploy.parity.metrics import nearest_images
 from sagan_deploy.parity.policy import Limit
+from tests.exports import export_once
 from tests.generators import CONFIGS, tiny_checkpoint
 
 
@@ -47,9 +47,7 @@ def test_a_flat_area_on_a_boundary_does_not_fail_a_file_and_a_shift_of_all_image
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
 def heads(request, checkpoint):
     """Precision and payload of a file that writes 8 bits."""
-    return request.param, export_generator(
-        checkpoint, InferenceOptions(precision=request.param, output="uint8")
-    ).payload
+    return request.param, export_once(checkpoint, InferenceOptions(precision=request.param, output="uint8")).payload
 
 
 def judged(checkpoint, payload, tmp_path):
@@ -75,6 +73,6 @@ def test_a_head_that_truncates_is_caught_in_every_precision(checkpoint, heads, t
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_right_file_passes_whatever_its_images_look_like(tmp_path, seed):
     checkpoint = dataclasses.replace(tiny_checkpoint(CONFIGS["two-attentions"], seed), sha256="00" * 32)
-    payload = export_generator(checkpoint, InferenceOptions(output="uint8")).payload
+    payload = export_once(checkpoint, InferenceOptions(output="uint8")).payload
     leg = judged(checkpoint, payload, tmp_path)
     assert leg.status == "passed", leg.reason

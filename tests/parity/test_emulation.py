@@ -13,9 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sagan_deploy.errors import InputError
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions, to_inference
 from sagan_deploy.parity.emulation import EXACT, ROUNDED, TESTS, emulated, session_options
+from tests.exports import export_once
 from tests.generators import CONFIGS, TINY, inputs, tiny_checkpoint
 
 TYPES = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
@@ -209,7 +209,7 @@ def test_weights_and_constants_are_widened_without_change():
 def exported(name):
     """A lively generator and its fp16 file."""
     checkpoint = tiny_checkpoint(CONFIGS[name])
-    return checkpoint, export_generator(checkpoint, InferenceOptions(precision="fp16")).payload
+    return checkpoint, export_once(checkpoint, InferenceOptions(precision="fp16")).payload
 
 
 class Rounding(TorchDispatchMode):

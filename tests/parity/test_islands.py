@@ -12,7 +12,6 @@ from onnx import numpy_helper
 
 from sagan_deploy.checkpoints.native import checkpoint_of
 from sagan_deploy.errors import CheckFailed
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
 from sagan_deploy.parity.candidates import open_candidates
 from sagan_deploy.parity.cases import make_cases
@@ -21,6 +20,8 @@ from sagan_deploy.parity.emulation import emulated, session_options
 from sagan_deploy.parity.islands import export_mixed
 from sagan_deploy.parity.ranges import audit_ranges
 from sagan_deploy.parity.widened import parts_of, widened
+from tests import exports
+from tests.exports import export_once
 from tests.generators import TINY, tiny_checkpoint, tiny_generator
 
 LOUD = 300.0
@@ -30,6 +31,12 @@ HALF = InferenceOptions(precision="fp16")
 def run(payload, pool):
     session = ort.InferenceSession(payload, session_options(), providers=["CPUExecutionProvider"])
     return session.run(["images"], {"z": pool.z, "labels": pool.labels})[0]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_exports():
+    with exports.shared():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def loud():
 
 @pytest.fixture(scope="module")
 def loud_half(loud):
-    return export_generator(loud, HALF).payload
+    return export_once(loud, HALF).payload
 
 
 def test_undoing_every_rounding_gives_the_float32_network(exported, checkpoint, pool):
@@ -58,7 +65,7 @@ def test_undoing_every_rounding_gives_the_float32_network(exported, checkpoint, 
     weights = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in onnx.load_from_string(
-            export_generator(checkpoint, InferenceOptions(attention="fused")).payload
+            export_once(checkpoint, InferenceOptions(attention="fused")).payload
         ).graph.initializer
     }
     exact = run(exported["fp32"], pool)

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
 from sagan_deploy.parity.compare import judge
+from tests.exports import export_once
 from tests.generators import CONFIGS, tiny_checkpoint
 
 COUNT = 8
@@ -34,13 +34,13 @@ def test_a_correct_file_passes_with_room_to_spare(checkpoint, exported, tmp_path
 @pytest.mark.parametrize("name", ["sagan-scaled-attention-last", "plain-blocks", "transposed-convolutions"])
 def test_other_kinds_of_generator_pass_in_half_precision(name, tmp_path):
     checkpoint = dataclasses.replace(tiny_checkpoint(CONFIGS[name]), sha256="00" * 32)
-    payload = export_generator(checkpoint, InferenceOptions(precision="fp16")).payload
+    payload = export_once(checkpoint, InferenceOptions(precision="fp16")).payload
     report, leg = verdict(checkpoint, payload, tmp_path)
     assert report.passed, leg.reason
 
 
 def test_bfloat16_passes_within_its_own_limits_and_not_within_those_of_fp16(checkpoint, tmp_path):
-    payload = export_generator(checkpoint, InferenceOptions(precision="bf16")).payload
+    payload = export_once(checkpoint, InferenceOptions(precision="bf16")).payload
     report, leg = verdict(checkpoint, payload, tmp_path)
     assert report.passed, leg.reason
     error = next(gate for gate in leg.gates if gate.rule == "tensor.rel_l2")
@@ -135,7 +135,7 @@ def test_another_epsilon_is_caught(checkpoint, tmp_path):
     """ε is folded away in the file, so the mutated exporter is one whose generator had ε 1e-3 instead of 1e-5."""
     wrong = dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, norm_eps=1e-3))
     for precision in ("fp32", "fp16"):
-        payload = export_generator(wrong, InferenceOptions(precision=precision)).payload
+        payload = export_once(wrong, InferenceOptions(precision=precision)).payload
         report, leg = verdict(checkpoint, payload, tmp_path)
         assert leg.status == "failed", precision
         assert not report.passed

@@ -9,10 +9,10 @@ import torch
 from onnx import numpy_helper
 
 from sagan_deploy.errors import InputError
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
 from sagan_deploy.parity.emulation import emulated
 from sagan_deploy.parity.localise import stage_errors
+from tests.exports import export_once
 from tests.generators import CONFIGS, inputs, tiny_checkpoint
 
 CONFIG = CONFIGS["biggan"]  # four stages, attention in the third
@@ -36,7 +36,7 @@ def trained():
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
 def exported(request, trained):
     """Precision, ONNX model to run, stages, z and labels."""
-    result = export_generator(trained, InferenceOptions(precision=request.param))
+    result = export_once(trained, InferenceOptions(precision=request.param))
     payload = result.payload if request.param == "fp32" else emulated(result.payload)
     z, labels = (value.numpy() for value in inputs(CONFIG, 10, torch.float32))  # more than one batch
     return request.param, payload, json.loads(result.metadata["sagan_deploy.stages"]), z, labels
@@ -126,7 +126,7 @@ def test_stages_of_another_file_are_refused(exported, trained):
 def test_generators_without_classes():
     config = CONFIGS["unconditional"]
     checkpoint = tiny_checkpoint(config)
-    result = export_generator(checkpoint)
+    result = export_once(checkpoint)
     stages = json.loads(result.metadata["sagan_deploy.stages"])
     (z,) = inputs(config, 2, torch.float32)
     errors = stage_errors(result.payload, checkpoint.generator(), stages, z.numpy(), None)

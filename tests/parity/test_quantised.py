@@ -13,6 +13,13 @@ from sagan_deploy.parity.compare import judge
 from sagan_deploy.parity.depth import Depth
 from sagan_deploy.parity.policy import Policy
 from sagan_deploy.quantisation import quantised
+from tests import exports
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_exports():
+    with exports.shared():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from sagan_deploy.checkpoints.native import load_checkpoint, save_checkpoint
 from sagan_deploy.cli.app import app
-from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
+from tests.exports import export_once
 from tests.generators import tiny_checkpoint
 
 SCRIPT = Path(__file__).with_name("recompute.py")
@@ -22,8 +22,8 @@ SCRIPT = Path(__file__).with_name("recompute.py")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arrays")
     checkpoint = load_checkpoint(save_checkpoint(folder / "g.safetensors", tiny_checkpoint()))
-    (folder / "single.onnx").write_bytes(export_generator(checkpoint).payload)
-    (folder / "half.onnx").write_bytes(export_generator(checkpoint, InferenceOptions(precision="fp16")).payload)
+    (folder / "single.onnx").write_bytes(export_once(checkpoint).payload)
+    (folder / "half.onnx").write_bytes(export_once(checkpoint, InferenceOptions(precision="fp16")).payload)
     run(folder, "--report", str(folder / "report"), "--save-baseline", str(folder / "baseline.json"))
     return folder
 
@@ -80,7 +80,7 @@ def test_files_that_are_no_baseline_are_refused(folder, tmp_path):
 
 def test_fail_fast_leaves_the_rest_unrun_and_says_so(folder):
     stranger = dataclasses.replace(tiny_checkpoint(seed=5), sha256="11" * 32)
-    (folder / "stranger.onnx").write_bytes(export_generator(stranger).payload)
+    (folder / "stranger.onnx").write_bytes(export_once(stranger).payload)
     printed, _ = run(folder, "--fail-fast", "--json", files=("stranger.onnx", "single.onnx"), code=1)
     legs = json.loads(printed)["legs"]
     assert [leg["status"] for leg in legs][1:] == ["failed", "not_run"]

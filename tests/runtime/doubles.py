@@ -296,6 +296,27 @@ def _classes(world: World, *, rtx: bool, runtime_config: bool) -> dict[str, type
             world.answer("create_runtime_config")
             return CompilingConfig() if rtx else IRuntimeConfig()
 
+    class Refitter:
+        def __init__(self, engine, logger):
+            world.answer("Refitter", type(engine))
+            self._logger = logger
+
+        def get_missing_weights(self):
+            return [] if world.answer("get_missing_weights") else ["stem.weight"]
+
+        def refit_cuda_engine(self):
+            return world.answer("refit_cuda_engine")
+
+    class OnnxParserRefitter:
+        def __init__(self, refitter, logger):
+            self._logger = logger
+
+        def refit_from_bytes(self, model):
+            if world.answer("refit_from_bytes", bytes(model)):
+                return True
+            self._logger.log(ILogger.ERROR, "weights of another shape")
+            return False
+
     class IExecutionContext:
         def __init__(self):
             self._profile, self._shapes, self._addresses, self._changes = 0, {}, {}, 0
@@ -354,6 +375,8 @@ def _classes(world: World, *, rtx: bool, runtime_config: bool) -> dict[str, type
         "Runtime": ValidatingRuntime if rtx else Runtime,
         "ICudaEngine": engine_class,
         "IExecutionContext": IExecutionContext,
+        "Refitter": Refitter,
+        "OnnxParserRefitter": OnnxParserRefitter,
         "IRuntimeConfig": CompilingConfig if rtx else IRuntimeConfig,
         **({"IRuntimeCache": IRuntimeCache} if rtx else {}),
     }

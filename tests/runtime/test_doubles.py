@@ -12,7 +12,10 @@ from tests.runtime.doubles import Cuda, World
 from tests.tiny_models import CONFIG, plan_artifact, plan_bytes
 
 INVENTORIES = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text())
-CHECKED = ("Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "ILogger", "TensorIOMode", "DataType")
+CHECKED = (
+    *("Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "ILogger", "TensorIOMode", "DataType"),
+    *("Refitter", "OnnxParserRefitter"),
+)
 RTX_ONLY = ("IRuntimeCache", "CudaGraphStrategy")
 RUNTIME = Path(cuda.__file__).parent
 GUARDED = {"create_runtime_config"}  # used behind hasattr: since 10.13

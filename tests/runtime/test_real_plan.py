@@ -5,6 +5,7 @@ import pytest
 
 from sagan_deploy.errors import InputError
 from sagan_deploy.runtime import cuda, load
+from sagan_deploy.runtime import tensorrt as tensorrt_backend
 from sagan_deploy.runtime.plan import Machine, preflight, read_header
 from sagan_deploy.runtime.tensorrt import open_plan
 from tests.runtime.doubles import Cuda
@@ -69,6 +70,28 @@ def test_the_real_library_calls_a_damaged_header_damaged(plan):
     manifest, artifact = described(broken)
     with pytest.raises(InputError, match="invalid here"):
         open_plan(broken, "m.plan", manifest, artifact, cuda=Cuda())
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [(lambda plan: plan[:-100], "header.size == blobSize"), (lambda plan: b"vtrt" * 100, "kEXPECTED_MAGIC_TAG|header")],
+    ids=["truncated", "garbage"],
+)
+def test_what_the_real_library_says_of_a_damaged_plan_is_one_line_with_the_way_out(plan, damaged, said, monkeypatch):
+    """Behind the checks of size and hash, and behind the validity that no machine without a GPU grants."""
+    monkeypatch.setattr(tensorrt_backend, "check_validity", lambda *_: None)
+    with pytest.raises(InputError, match=f"cannot load m.plan: .*({said}).*Build it again") as caught:
+        tensorrt_backend._deserialize(trt, damaged(plan), "m.plan", "Build it again")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_the_real_library_says_without_a_driver_is_one_line(plan, monkeypatch):
+    if cuda.device_count():
+        pytest.skip("this machine has a CUDA device")
+    monkeypatch.setattr(tensorrt_backend, "check_validity", lambda *_: None)
+    with pytest.raises(InputError, match="cannot load m.plan: .*cudaError 35") as caught:
+        tensorrt_backend._deserialize(trt, plan, "m.plan", "Build it again")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.gpu

@@ -68,7 +68,7 @@ class InferenceGenerator(training.GeneratorForm):
         """A copy with weights rounded once, from float64 to the precision of the options.
 
         Raises:
-            ConfigError: a float32 part that this generator has not.
+            ConfigError: a float32 part that this generator has not, or nothing left for float16.
         """
         rounded = copy.deepcopy(self).to(DTYPES[self.options.precision])
         for part in self.options.float32:
@@ -82,11 +82,15 @@ class InferenceGenerator(training.GeneratorForm):
                 )
             path, _, leaf = part.rpartition(".")
             setattr(rounded.get_submodule(path), leaf, island)
+        if self.options.float32 and all(parameter.dtype == torch.float32 for parameter in rounded.parameters()):
+            raise ConfigError("these float32 parts leave nothing of the generator in float16: export it with fp32")
         return rounded
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents (n, z_dim) and labels (n,), int64, to images as `InferenceOptions.output` says."""
-        return super().forward(z.to(self.anchor.dtype), labels)
+        # A float32 stem reads the latents as they come: of a product between a cast from half and one to half TensorRT
+        # makes a product in half.
+        return super().forward(z.to(torch.promote_types(self.anchor.dtype, self.stem.weight.dtype)), labels)
 
     @property
     def attention_layouts(self) -> tuple[str, ...]:

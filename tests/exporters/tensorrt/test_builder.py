@@ -15,6 +15,7 @@ from exporters.gpu import Gpu, local_gpus
 from exporters.targets import resolve_targets
 from exporters.tensorrt import builder as module
 from exporters.tensorrt import timing
+from exporters.tensorrt import weights as weights_module
 from exporters.tensorrt.backend import load_backend
 from exporters.tensorrt.builder import build_engine, check_engine
 from exporters.tensorrt.plan import PlanHeader
@@ -145,6 +146,32 @@ def test_the_classic_builder_reads_and_extends_a_timing_cache():
     for refused in (False, None):
         with pytest.raises(errors.SpecError, match=r"6 bytes\) is not of .* delete it"):
             timing.attach(classic, Timings(refused), b"before")
+
+
+@no_gpu
+@pytest.mark.parametrize("weights", ["refittable", "stripped"])
+def test_other_than_fixed_weights_need_a_driver(monkeypatch, weights):
+    for refused in (build_engine, check_engine):
+        with pytest.raises(errors.NoGpu, match=rf"plan with {weights} weights only where .*Leave --refit and"):
+            refused(load_backend("rtx"), exported().payload, engine_spec(weights=weights))
+    # The builder's own refusal, should it be reached, is understood as well.
+    monkeypatch.setattr(weights_module, "check", lambda *_: None)
+    with pytest.raises(errors.NoGpu, match=r"CUDA_SUCCESS.*leave --refit and --strip out") as caught:
+        build(weights=weights)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "flags"),
+    [("fixed", []), ("refittable", ["REFIT"]), ("stripped", ["REFIT_IDENTICAL", "STRIP_PLAN"])],
+)
+def test_the_flags_of_weights_are_really_set(weights, flags):
+    """On the real config; which of them a build obeys can only be seen with a driver."""
+    backend = load_backend("rtx")
+    config = backend.trt.Builder(backend.logger).create_builder_config()
+    weights_module.apply(backend.trt, config, weights)
+    names = ("REFIT", "REFIT_IDENTICAL", "REFIT_INDIVIDUAL", "STRIP_PLAN")
+    assert [name for name in names if config.get_flag(getattr(backend.trt.BuilderFlag, name))] == flags
 
 
 def test_several_profiles():
