@@ -197,7 +197,7 @@ def _plan_precision(precisions: Sequence[str]) -> str | None:
 def _export_all(
     checkpoint: Checkpoint, folder: Path, options: DeployOptions, clock: _Clock, progress: Progress
 ) -> list[Artifact]:
-    artifacts = []
+    artifacts: list[Artifact] = []
     for precision in options.precisions:
         with clock(f"export {precision}"):
             form = options.inference_options(precision)

@@ -93,6 +93,16 @@ def test_mixed_and_calibrated_files_are_made_as_the_options_say(checkpoint, tmp_
     assert json.loads(said["fp8"]["sagan_deploy.provenance"])[-1]["calibration"]["latents"] == 32
 
 
+def test_mixed_without_parts_is_plain_fp16_where_nothing_needs_float32_and_is_written_once(checkpoint, tmp_path):
+    options = DeployOptions(precisions=("mixed", "fp16"), targets=(), images=2)
+    made = deploy(checkpoint, tmp_path / "bundle", options)
+    (artifact,) = made.manifest.artifacts
+    assert (artifact.path, artifact.precision) == ("onnx/generator.fp16.onnx", "fp16")
+    header = read_onnx_header((made.folder / artifact.path).read_bytes(), artifact.path)
+    step = json.loads(header.metadata["sagan_deploy.provenance"])[-1]
+    assert (step["step"], step["parts"]) == ("float32 parts", [])
+
+
 def broken_export(checkpoint, options, **rest):
     """An exporter that loses a tenth of γ."""
     generator = checkpoint.generator()

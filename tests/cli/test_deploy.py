@@ -39,7 +39,6 @@ def test_deploy_makes_a_bundle_and_bench_measures_it(program, tmp_path):
         (("--precision", "int8", "--target", "t4"), "int8 convolutions need sm_80 or later"),
         (("--precision", "fp4"), "fp4"),
         (("--precision", "fp16,fp16"), "each one once"),
-        (("--precision", "mixed"), "mixed needs at least one part"),
         (("--float32", "tail"), "add --precision mixed or leave it out"),
         (("--precision", "mixed", "--float32", "tial"), "'tial' must be stem, tail"),
         (("--calibration-latents", 0), "calibration-latents"),
