@@ -64,7 +64,6 @@ def deploy(
     from sagan_deploy.deploy import DeployOptions
     from sagan_deploy.deploy import deploy as run
     from sagan_deploy.parity.policy import Policy, load_policy
-    from sagan_deploy.reports.console import artifact_table
     from sagan_deploy.triton import check_out, write_triton
 
     if triton is not None:
@@ -90,6 +89,12 @@ def deploy(
         say(f"Triton model repository: {write_triton(out, triton, force=force)}", quiet=quiet)
     for name, reason in made.skipped.items():
         say(f"not made: {name}: {reason}", quiet=quiet)
+    _show(made, out, triton, json=json)
+
+
+def _show(made: Deployment, out: Path, triton: Path | None, *, json: bool) -> None:
+    from sagan_deploy.reports.console import artifact_table
+
     if json:
         print_json(_facts(made, out, triton))
     else:

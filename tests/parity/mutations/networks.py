@@ -14,6 +14,7 @@ from sagan_deploy.checkpoints.native import Checkpoint
 from sagan_deploy.config import AttentionConfig, GeneratorConfig
 from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions, to_inference
+from tests import exports
 from tests.generators import TINY, tiny_checkpoint
 from tests.parity.mutations.of_checkpoints import louder_scores
 
@@ -77,7 +78,8 @@ def _exported(name: str, checkpoint: Checkpoint, leg: str, cache: Path | None) -
     path = cache / f"{name}.{leg}.onnx" if cache is not None else None
     if path is not None and path.is_file():
         return path.read_bytes()
-    payload = export_generator(checkpoint, LEGS[leg]).payload
+    export = export_generator if exports.folder is None else exports.export_once  # by hand, or in a test run
+    payload = export(checkpoint, LEGS[leg]).payload
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(payload)
