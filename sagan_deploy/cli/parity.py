@@ -75,8 +75,8 @@ def parity(
     Example: sagan-deploy parity generator.safetensors generator.fp16.onnx --report parity
     """
     from sagan_deploy.checkpoints.native import load_checkpoint
-    from sagan_deploy.files import read_bytes, refuse_existing, refuse_existing_file
-    from sagan_deploy.parity.baseline import compare_with_baseline
+    from sagan_deploy.files import refuse_existing, refuse_existing_file
+    from sagan_deploy.parity.baseline import baseline_legs, compare_with_baseline
     from sagan_deploy.parity.compare import judge
     from sagan_deploy.parity.policy import Policy, load_policy
 
@@ -85,7 +85,7 @@ def parity(
     if save_baseline is not None:
         refuse_existing_file(save_baseline, force=force)
     if against_baseline is not None:
-        read_bytes(against_baseline)  # a slip of the pen is told before the work, not after it
+        baseline_legs(against_baseline)  # a slip of the pen is told before the work, not after it
     chosen = load_policy(policy) if policy is not None else Policy()
     options: dict[str, Any] = {"seed": seed, "count": count, "fail_fast": fail_fast, "keep_images": report is not None}
     with progress_bars(quiet=quiet) as progress:

@@ -63,7 +63,7 @@ def compare_with_baseline(report: ParityReport, path: Path, allowed: float = ALL
     Raises:
         InputError: no parity report, or one of another version.
     """
-    saved = {leg["name"]: leg for leg in _legs(path) if leg["status"] != "not_run"}
+    saved = {leg["name"]: leg for leg in baseline_legs(path) if leg["status"] != "not_run"}
     ours = {leg.name: leg for leg in report.legs if leg.status != "not_run"}
     drifts = []
     for name in (name for name in ours if name in saved):
@@ -88,7 +88,8 @@ def _used(gate: Gate, value: float) -> float:
     return 10 ** ((gate.limit - value) / 20)  # decibels, as a ratio of amplitudes
 
 
-def _legs(path: Path) -> list[dict[str, Any]]:
+def baseline_legs(path: Path) -> list[dict[str, Any]]:
+    """The legs of a saved report; errors are those of `compare_with_baseline`."""
     try:
         saved = json.loads(read_bytes(path))
         if saved["schema"] != SCHEMA_VERSION:

@@ -98,7 +98,8 @@ def file_leg(candidate: Candidate, candidates: Sequence[Candidate], trial: Trial
         with opened(candidate) as draw:
             drawn = _draw(draw, _cases(candidate, trial), trial.pool)
         leg = _decided(leg, candidate, depth, trial, drawn)
-        if candidate.kind == "onnx":
+        # Images of another shape have no stages to look for: the gate on the shape has said it all.
+        if candidate.kind == "onnx" and leg.images is not None:
             leg = _explained(leg, candidate, trial, drawn)
     except CorruptError:
         raise

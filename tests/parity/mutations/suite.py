@@ -11,7 +11,7 @@ import onnx
 
 from sagan_deploy.checkpoints.native import Checkpoint
 from sagan_deploy.model.inference import to_inference
-from sagan_deploy.parity import compare
+from sagan_deploy.parity import compare, legs
 from sagan_deploy.parity.report import Gate, Leg
 from tests.parity.mutations.catalogue import HIDDEN, REFUSED, Mutation
 from tests.parity.mutations.networks import LEGS, Network, with_weights
@@ -82,7 +82,7 @@ def _folding(mutation: Mutation, network: Network) -> Verdict:
     def wrong_form(_generator, options):
         return to_inference(_mutated_checkpoint(mutation, network.checkpoint).generator(), options)
 
-    with mock.patch.object(compare, "to_inference", wrong_form):
+    with mock.patch.object(legs, "to_inference", wrong_form):
         report = compare.judge(network.checkpoint, [], count=2)
     return _verdict(mutation, "algebra", report.legs[0])
 

@@ -1,16 +1,18 @@
 """Every mistake in the catalogue is caught by the leg and rule that it names; the document says the same."""
 
 import dataclasses
+import json
 
 import onnx
 import pytest
 
 from sagan_deploy.export import export_generator
+from sagan_deploy.parity.compare import judge
 from tests.generators import tiny_checkpoint
 from tests.parity.mutations.catalogue import CATALOGUE, HIDDEN, RIGHT
 from tests.parity.mutations.networks import LEGS, networks, with_weights
-from tests.parity.mutations.suite import mutated, run, unexpected
-from tests.parity.mutations.table import DOCUMENT, rows, without_numbers
+from tests.parity.mutations.suite import COUNT, mutated, run, unexpected
+from tests.parity.mutations.table import DOCUMENT, STUDY, rows, study, without_numbers
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +62,25 @@ def test_weights_put_into_a_file_give_the_file_that_an_export_gives(checkpoint, 
     expected = onnx.load_from_string(export_generator(other).payload)
     found = onnx.load_from_string(with_weights(exported["fp32"], other, LEGS["fp32"]))
     assert found.graph == expected.graph
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_right_files_of_other_weights_pass(checkpoint, exported, tmp_path, seed):
+    """A part of the study of false alarms, whose results the document has."""
+    other = dataclasses.replace(tiny_checkpoint(seed=seed), sha256=checkpoint.sha256)
+    paths = [tmp_path / f"{leg}.onnx" for leg in LEGS]
+    for path, leg in zip(paths, LEGS, strict=True):
+        path.write_bytes(with_weights(exported[leg], other, LEGS[leg]))
+    report = judge(other, paths, seed=seed, count=COUNT)
+    assert report.passed, [leg.reason for leg in report.legs]
+
+
+def test_the_study_found_no_false_alarm():
+    found = json.loads(STUDY.read_text())
+    assert found["runs"] >= 200
+    assert found["failures"] == 0
+    assert sum(part["files"] for part in found["parts"]) == found["runs"]
+    assert study(found) == DOCUMENT.read_text().splitlines()[-len(study(found)) :]
 
 
 def test_the_document_has_these_verdicts(verdicts):
