@@ -68,10 +68,9 @@ def deploy(
 
     if triton is not None:
         check_out(triton, force=force)  # before the minutes of work
-    targets = None if target is None else () if target == "none" else tuple(target.split(","))
     options = DeployOptions(
         precisions=tuple(part.strip() for part in precision.split(",")),
-        targets=targets,
+        targets=None if target is None else () if target == "none" else tuple(target.split(",")),
         flavour=flavour,
         attention=attention,
         float32=tuple(float32 or ()),

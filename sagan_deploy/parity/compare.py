@@ -19,7 +19,7 @@ from sagan_deploy.parity.legs import Trial, algebra_leg, file_leg, unrun_leg
 from sagan_deploy.parity.policy import Policy
 from sagan_deploy.parity.quantised_yardstick import draw_quantised
 from sagan_deploy.parity.reference import REFERENCE, draw_float64
-from sagan_deploy.parity.report import ParityReport
+from sagan_deploy.parity.report import Leg, ParityReport
 from sagan_deploy.parity.yardstick import draw_in
 from sagan_deploy.progress import Progress, silent
 
@@ -58,9 +58,8 @@ def judge(
         InputError: a file is corrupt or of another kind.
         MissingError: PyTorch is not installed.
     """
-    start = time.perf_counter()
+    start, config = time.perf_counter(), checkpoint.config
     candidates = [candidate for path in files for candidate in open_candidates(path)]
-    config = checkpoint.config
     pool, cases = make_cases(config, seed=seed, count=default_count(config) if count is None else count)
     if any(candidate.z_type == "float16" for candidate in candidates):
         pool = pool.rounded_to_half()
@@ -73,21 +72,7 @@ def judge(
     trial = Trial(checkpoint, generator, pool, cases, reference, policy or Policy(), yardsticks)
     layouts = sorted({c.attention for c in candidates if c.kind == "onnx"}) or ["fused"]
     legs = [algebra_leg(layout, trial, progress) for layout in layouts]
-    arrays: dict[str, NDArray[Any]] = {}
-    if keep_images:
-        arrays |= {"z": pool.z, "reference": reference}
-        if pool.labels is not None:
-            arrays["labels"] = pool.labels
-    for done, candidate in enumerate(candidates):
-        progress("parity", done, len(candidates))
-        if fail_fast and any(leg.status == "failed" for leg in legs):
-            legs.append(unrun_leg(candidate, "a leg before it failed, and --fail-fast stops there"))
-            continue
-        leg, drawn = file_leg(candidate, candidates, trial)
-        if keep_images and leg.images is not None:
-            arrays[f"images.{len(legs)}"] = np.concatenate([d.images for d in drawn])
-        legs.append(leg)
-    progress("parity", len(candidates), len(candidates))
+    images = _judge_files(candidates, trial, legs, progress, fail_fast=fail_fast)
     return ParityReport(
         reference=REFERENCE,
         checkpoint_sha256=checkpoint.sha256,
@@ -99,8 +84,31 @@ def judge(
         seconds=time.perf_counter() - start,
         provenance=checkpoint.provenance,
         yardstick={key.partition(" ")[0]: dict(values) for key, values in yardsticks.items() if values},
-        arrays=arrays,
+        arrays=images | _inputs(pool, reference) if keep_images else {},
     )
+
+
+def _judge_files(
+    candidates: Sequence[Candidate], trial: Trial, legs: list[Leg], progress: Progress, *, fail_fast: bool
+) -> dict[str, NDArray[Any]]:
+    """Append a leg per file; returns the images that were drawn, by the number of the leg."""
+    images = {}
+    for done, candidate in enumerate(candidates):
+        progress("parity", done, len(candidates))
+        if fail_fast and any(leg.status == "failed" for leg in legs):
+            legs.append(unrun_leg(candidate, "a leg before it failed, and --fail-fast stops there"))
+            continue
+        leg, drawn = file_leg(candidate, candidates, trial)
+        if leg.images is not None:
+            images[f"images.{len(legs)}"] = np.concatenate([d.images for d in drawn])
+        legs.append(leg)
+    progress("parity", len(candidates), len(candidates))
+    return images
+
+
+def _inputs(pool: Pool, reference: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    labels = {} if pool.labels is None else {"labels": pool.labels}
+    return {"z": pool.z, "reference": reference, **labels}
 
 
 def _draw_like(candidate: Candidate, generator: Generator, pool: Pool, progress: Progress) -> NDArray[np.float64]:

@@ -245,19 +245,7 @@ def open_plan(
         InputError: the plan is damaged or does not fit this machine.
         MissingError: TensorRT, a driver or a GPU is missing, or the GPU refuses.
     """
-
-    def version(flavour: Flavour) -> str:
-        return str((trt or load_tensorrt(flavour)).__version__)
-
-    def capability() -> tuple[int, int]:
-        if reason := cuda.unavailable():
-            raise MissingError(f"{name} needs an NVIDIA GPU: {reason}.")
-        if device >= cuda.device_count():
-            raise MissingError(f"there is no CUDA device {device}; this machine has {cuda.device_count()}.")
-        found: tuple[int, int] = cuda.compute_capability(device)
-        return found
-
-    preflight(payload, name, manifest, artifact, Machine(version, capability))
+    preflight(payload, name, manifest, artifact, _machine(trt, cuda, device, name))
     flavour: Flavour = "rtx" if artifact.plan is not None and artifact.plan.flavour == "rtx" else "tensorrt"
     options = options or TensorRTOptions()
     options.check_flavour(flavour, name)
@@ -276,6 +264,23 @@ def open_plan(
         backend.close()
         raise
     return backend, contract
+
+
+def _machine(trt: Any, cuda: Any, device: int, name: str) -> Machine:
+    """What this machine offers, asked for in the order of the preflight."""
+
+    def version(flavour: Flavour) -> str:
+        return str((trt or load_tensorrt(flavour)).__version__)
+
+    def capability() -> tuple[int, int]:
+        if reason := cuda.unavailable():
+            raise MissingError(f"{name} needs an NVIDIA GPU: {reason}.")
+        if device >= cuda.device_count():
+            raise MissingError(f"there is no CUDA device {device}; this machine has {cuda.device_count()}.")
+        found: tuple[int, int] = cuda.compute_capability(device)
+        return found
+
+    return Machine(version, capability)
 
 
 def _deserialize(trt: Any, payload: bytes, name: str, rebuild: str) -> tuple[Any, Any]:
