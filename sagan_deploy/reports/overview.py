@@ -19,7 +19,7 @@ _MENDS = 0.5  # a part that takes less of the error away alone is not worth a co
 def worst(report: ParityReport) -> tuple[Leg, Gate] | None:
     """The leg and gate with the least margin, failed ones first; None when nothing was measured."""
     found = [(leg, gate) for leg in report.legs if (gate := words.worst_gate(leg)) is not None]
-    return min(found, key=lambda pair: (pair[1].passed, words.kept(pair[1]), pair[1].margin), default=None)
+    return min(found, key=lambda pair: (pair[1].passed, words.tightness(pair[1])), default=None)
 
 
 def verdict_lines(report: ParityReport) -> tuple[str, ...]:

@@ -101,11 +101,13 @@ def limit(gate: Gate) -> str:
 
 
 def margin(gate: Gate) -> str:
-    """How far inside the limit, as a share of it; a negative one fails."""
+    """How far inside the limit, as a share of it, or in decibels; a negative one fails."""
     if kept(gate):
         return "kept"
     if math.isinf(gate.margin):
         return "all" if gate.passed else "none"
+    if _in_decibels(gate):
+        return f"{gate.value - gate.limit:+.1f} dB".replace("-", "−")
     return f"{100 * gate.margin:+.0f} %".replace("-", "−")
 
 
@@ -115,8 +117,8 @@ def used(gate: Gate) -> float:
         return 1.0
     if kept(gate):
         return 0.0
-    if gate.at_least and gate.limit >= 1:  # decibels: nothing is the best
-        return min(max(gate.limit / gate.value, 0.0), 1.0)
+    if _in_decibels(gate):
+        return float(10 ** ((gate.limit - gate.value) / 20))  # of the amplitude that the error may have
     return min(max(1.0 - gate.margin, 0.0), 1.0)
 
 
@@ -147,7 +149,16 @@ def worst_gate(leg: Leg) -> Gate | None:
 
     Gates that are kept or not (nothing is NaN, all shapes are right) have no margin to speak of and come last.
     """
-    return min(leg.gates, key=lambda gate: (kept(gate), gate.margin), default=None)
+    return min(leg.gates, key=tightness, default=None)
+
+
+def tightness(gate: Gate) -> tuple[bool, bool, float, float]:
+    """Sorts gates: failed ones first, by their margin, then those that use up more of their limit."""
+    return kept(gate), gate.passed, -used(gate), gate.margin
+
+
+def _in_decibels(gate: Gate) -> bool:
+    return gate.at_least and gate.limit >= 1
 
 
 def kept(gate: Gate) -> bool:

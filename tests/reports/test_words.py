@@ -76,7 +76,7 @@ def test_how_much_of_a_limit_is_used():
     assert words.used(CLOSE) == pytest.approx(2.1 / 9.5)
     assert words.used(SSIM) == pytest.approx(0.05)
     assert SSIM.margin == pytest.approx(0.95)
-    assert words.used(Gate("image.psnr", 50.0, 40.0, "", at_least=True)) == pytest.approx(0.8)
+    assert words.used(Gate("image.psnr", 60.0, 40.0, "", at_least=True)) == pytest.approx(0.1)  # 20 dB: a tenth
     assert words.used(EXACT) == 0.0
     assert words.used(WRONG) == words.used(NAN) == 1.0
 
@@ -85,6 +85,8 @@ def test_margins():
     assert words.margin(CLOSE) == "+78 %"
     assert words.margin(WRONG) == "−1800 %"
     assert words.margin(NAN) == "none"
+    assert words.margin(Gate("image.psnr", 57.5, 40.0, "", at_least=True)) == "+17.5 dB"
+    assert words.margin(Gate("image.psnr", 37.5, 40.0, "", at_least=True)) == "−2.5 dB"
 
 
 def test_a_problem_names_value_place_and_limit():
