@@ -199,6 +199,7 @@ class TrainConfig:
     discriminator_lr: float = 4e-4
     betas: tuple[float, float] = (0.0, 0.9)
     discriminator_steps: int = 1
+    accumulation: int = 1  # parts that a batch is computed in, one after the other, where memory is short
     ema_decay: float = 0.9999
     lr_decay_from: float = 1.0  # share of the steps after which both rates fall linearly to zero; 1: never
     flip: bool = False
@@ -208,7 +209,14 @@ class TrainConfig:
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "discriminator_steps", "log_every", "sample_every", "checkpoint_every"):
+        for name in (
+            "batch_size",
+            "discriminator_steps",
+            "accumulation",
+            "log_every",
+            "sample_every",
+            "checkpoint_every",
+        ):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         _check(self.steps >= 0, "steps", self.steps, "must not be negative")
         for name in ("generator_lr", "discriminator_lr"):

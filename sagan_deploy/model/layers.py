@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
 from sagan_deploy.config import Activation
 
@@ -44,6 +44,16 @@ def deconv(channels_in: int, channels_out: int, *, bias: bool, spectral: bool) -
 def linear(features_in: int, features_out: int, *, bias: bool, spectral: bool) -> nn.Linear:
     """A fully connected layer."""
     return normalised(nn.Linear(features_in, features_out, bias=bias), spectral=spectral)
+
+
+def set_power_iteration(network: nn.Module, wanted: bool) -> None:
+    """Whether training-mode passes move spectral norm's vectors on by one power iteration.
+
+    That is the mode of the parametrisations alone: batch norm and all else stay as they are.
+    """
+    for module in network.modules():
+        if isinstance(module, _SpectralNorm):
+            module.training = wanted
 
 
 def activation(name: Activation, slope: float = 0.2) -> nn.Module:

@@ -2,7 +2,7 @@
 
 There is no random state to save: whoever knows the step knows the batch, so a run that is resumed sees the very
 numbers that it would have seen. It is also the place where a run on several devices splits its batch: each takes
-its own rows of the same global batch.
+its own rows of the same global batch, so their number may change from session to session.
 """
 
 from __future__ import annotations
@@ -45,20 +45,24 @@ class Order:
 
 
 class Batches:
-    """Real images and their labels by number."""
+    """Real images and their labels by number; of several processes each sees its `rows` of every batch."""
 
-    def __init__(self, dataset: Dataset, batch_size: int, *, seed: int, flip: bool = False) -> None:
+    def __init__(
+        self, dataset: Dataset, batch_size: int, *, seed: int, flip: bool = False, rows: slice = slice(None)
+    ) -> None:
         self._dataset = dataset
         self._order = Order(len(dataset), batch_size, seed=seed)
         self._seed = seed
         self._flip = flip
+        self._mine = rows
 
     def batch(self, index: int) -> tuple[Tensor, Tensor | None]:
-        """Batch number `index`: images [batch, 3, h, w] uint8 and labels [batch] int64 (None without classes)."""
+        """Batch number `index`: images [rows, 3, h, w] uint8 and labels [rows] int64 (None without classes)."""
         rows = self._order.rows(index)
+        mirrored = _stream(self._seed, _FLIP, index).random(len(rows))[self._mine] < 0.5 if self._flip else None
+        rows = rows[self._mine]
         images = self._dataset.images[rows]
-        if self._flip:
-            mirrored = _stream(self._seed, _FLIP, index).random(len(rows)) < 0.5
+        if mirrored is not None:
             images[mirrored] = images[mirrored, :, :, ::-1]
         labels = self._dataset.labels
         return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels[rows])
