@@ -207,9 +207,12 @@ class TrainConfig:
     log_every: int = 50
     sample_every: int = 1000
     checkpoint_every: int = 1000
+    keep: int = 1  # states of so many checkpoints stay on disk, to go back to
+    watch: bool = True  # stop when the discriminator is dead or the images collapse, with the last good state
 
     def __post_init__(self) -> None:
         for name in (
+            "keep",
             "batch_size",
             "discriminator_steps",
             "accumulation",

@@ -15,28 +15,41 @@ import torch
 
 from sagan_deploy.checkpoints.native import checkpoint_of, save_checkpoint
 from sagan_deploy.errors import CheckFailed, ConfigError
-from sagan_deploy.files import refuse_existing, remove, write_bytes
+from sagan_deploy.files import read_bytes, write_bytes
 from sagan_deploy.presets import Preset
 from sagan_deploy.progress import Progress, silent
 from sagan_deploy.training.data.dataset import Dataset
+from sagan_deploy.training.folder import (
+    CHECKPOINT_NAME,
+    SAMPLES_NAME,
+    check_out,
+    clear,
+    forget_after,
+    state_of_step,
+    sweep,
+    write_state,
+)
 from sagan_deploy.training.interrupt import deferred_interrupt
-from sagan_deploy.training.log import LOG_NAME, CsvLog, LogRow
-from sagan_deploy.training.samples import sample_grid
+from sagan_deploy.training.log import LogRow
+from sagan_deploy.training.run_log import RunLog
+from sagan_deploy.training.samples import sample_grid, sample_images
 from sagan_deploy.training.schedule import Plan, decay_start
 from sagan_deploy.training.state import (
     STATE_NAME,
     RunState,
     check_same_run,
+    digest,
     is_finite,
+    parse_state,
     read_run,
-    read_state,
     restore,
-    save_state,
+    state_bytes,
 )
 from sagan_deploy.training.trainer import StepLosses, Trainer
+from sagan_deploy.training.watch import Watchdog
+from sagan_deploy.training.world import World
 
-CHECKPOINT_NAME = "generator.safetensors"
-SAMPLES_NAME = "samples"
+__all__ = ["CHECKPOINT_NAME", "TrainResult", "check_out", "saved_run", "train"]
 
 
 @dataclass(frozen=True)
@@ -61,15 +74,18 @@ def train(
     minutes: float | None = None,
     seed: int | None = None,
     resume: bool = False,
+    from_step: int | None = None,
     force: bool = False,
     device: str = "cpu",
+    world: World | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train a generator on images, into ``out/generator.safetensors``.
 
-    Beside it come ``training.safetensors`` (all that `resume` needs), ``log.csv`` and ``samples/step_….png``. A run
-    that is interrupted and resumed ends with the same weights, bit for bit, as one that is not (on the CPU, with the
-    same number of threads). Ctrl-C finishes the step, writes a checkpoint and raises `KeyboardInterrupt`.
+    Beside it come ``training.safetensors`` (all that `resume` needs), ``log.csv``, ``log.jsonl`` and
+    ``samples/step_….png``. A run that is interrupted or killed at any moment and resumed ends with the same weights,
+    bit for bit, as one that is not (on the CPU, with as many threads and processes). Ctrl-C finishes the step, writes
+    a checkpoint and raises `KeyboardInterrupt`; SIGTERM does the same and raises `SystemExit` with code 143.
 
     Args:
         preset: networks and settings; the number of classes is taken from `data`.
@@ -79,31 +95,52 @@ def train(
         minutes: instead of `steps`, as many as fit into this time, sessions before a resume included.
         seed: of weights, batches and noise; None: the preset's.
         resume: continue the run in `out`.
+        from_step: with `resume`, go on from this older state instead of the last one; later ones are removed.
         force: replace the run in `out`.
         device: where to compute: ``cpu``, ``cuda``, ``cuda:1`` …
+        world: the processes that share the run (see `joined_world`), instead of `device`. All of them call this, and
+            only the first one reads and writes `out`; all need the data.
         progress: told after every step.
 
     Raises:
         ConfigError: options contradict each other, or `resume` with other settings or data.
         InputError: `out` exists, cannot be written or holds no whole state to resume.
         MissingError: there is no such device.
-        CheckFailed: the training diverged; the last good checkpoint is kept.
+        CheckFailed: the training diverged, or a watchdog saw a dead discriminator or collapsed images; the last good
+            checkpoint is kept.
     """
     if steps is not None and minutes is not None:
         raise ConfigError("give either steps or minutes, not both")
     if resume and force:
         raise ConfigError("resume continues the run in the folder and force replaces it: give one of them")
-    out = Path(out)
-    state, tensors = read_state(out / STATE_NAME) if resume else (None, {})
+    if from_step is not None and not resume:
+        raise ConfigError("from_step goes back in a run that is resumed: give resume as well")
+    out, world = Path(out), world or World(device=device)
+    state, tensors = _read(out, from_step, world) if resume else (None, {})
     if state is not None:
         steps, minutes = _continued_plan(state, steps, minutes)
-    run = _Run(_settle(preset, data, steps, seed), data, out, state, minutes, device)
+    run = _Run(_settle(preset, data, steps, seed), data, out, state, minutes, world)
     if state is not None:
         restore(run.trainer, tensors, path=out / STATE_NAME)
     else:
-        _clear(out, force=force)
+        world.on_first(lambda: clear(out, force=force))
     with _flush_denormals():
         return run.finish(progress)
+
+
+def _read(out: Path, from_step: int | None, world: World) -> tuple[RunState, dict[str, torch.Tensor]]:
+    def read() -> bytes:
+        path = state_of_step(out, from_step)
+        step = read_run(path).step
+        payload = read_bytes(path)
+        parse_state(payload, path=path)  # a damaged file is refused before anything is removed
+        sweep(out)
+        if path != out / STATE_NAME:
+            write_bytes(out / STATE_NAME, payload)
+            forget_after(out, step)
+        return payload
+
+    return parse_state(world.bytes_from_first(world.on_first(read)), path=out / STATE_NAME)
 
 
 def _settle(preset: Preset, data: Dataset | None, steps: int | None, seed: int | None) -> Preset:
@@ -135,37 +172,42 @@ class _Run:
         out: Path,
         state: RunState | None,
         minutes: float | None,
-        device: str,
+        world: World,
     ) -> None:
         self.preset = preset
         self.data = data
         self.out = out
+        self.world = world
         self.fingerprint = data.fingerprint() if data is not None else ""
         if state is not None:
             check_same_run(state, preset, self.fingerprint, path=out / STATE_NAME)
-        self.step = self.first = self.saved = state.step if state is not None else 0  # saved: of the checkpoint on disk
+        self.step = self.first = state.step if state is not None else 0
+        self.saved = state.step if state is not None else None  # of the state on disk
         before, started = state.elapsed if state is not None else 0.0, time.monotonic()
         self.clock: Callable[[], float] = lambda: before + time.monotonic() - started
         self.plan = Plan(preset.train, minutes, self.clock, state.total if state is not None else None)
-        self.trainer = Trainer(preset, device=device)
+        self.trainer = Trainer(preset, world=world)
+        self.watchdog = Watchdog(data) if data is not None and preset.train.watch else None
         self.losses: StepLosses | None = None
         self.samples: Path | None = None
 
     def finish(self, progress: Progress) -> TrainResult:
         """Take the steps that are left."""
-        log = CsvLog(self.out / LOG_NAME, resume_at=self.step)
+        log = self.world.on_first(lambda: RunLog(self.out, resume_at=self.step))
         began = time.monotonic()
         if self.data is not None and not self.plan.done(self.step):
-            with deferred_interrupt() as interrupt:
-                self._steps(self.data, log, lambda: interrupt.asked, progress)
-            if interrupt.asked:
-                raise KeyboardInterrupt
+            if self.saved is None:
+                self._save()  # from here on a kill leaves something to resume
+            with deferred_interrupt(patient=self.world.size > 1) as interrupt:
+                stopped = self._steps(self.data, log, lambda: interrupt.asked, progress)
+            if stopped:
+                interrupt.raise_for()
         else:
             self._save_generator()  # of no steps, or of a run that was killed just before it wrote this last file
         taken, seconds = self.step - self.first, time.monotonic() - began
         d_loss, g_loss = float("nan"), float("nan")
         if self.losses is not None:
-            d_loss, g_loss = float(self.losses.discriminator), float(self.losses.generator)
+            d_loss, g_loss = self.world.mean((self.losses.discriminator, self.losses.generator))
         return TrainResult(
             checkpoint=self.out / CHECKPOINT_NAME,
             steps=self.step,
@@ -176,20 +218,21 @@ class _Run:
             samples=self.samples,
         )
 
-    def _steps(self, data: Dataset, log: CsvLog, interrupted: Callable[[], bool], progress: Progress) -> None:
+    def _steps(self, data: Dataset, log: RunLog | None, interrupted: Callable[[], bool], progress: Progress) -> bool:
+        """Until the plan is done (False) or any process was asked to stop (True)."""
         config, batches = self.preset.train, self.trainer.batches(data)
-        noted, noted_at = self.step, time.monotonic()
-        while not self.plan.done(self.step) and not interrupted():
+        noted, noted_at, stopped = self.step, time.monotonic(), False
+        while not self.plan.done(self.step) and not (stopped := self.world.any(interrupted())):
             factor = self.plan.factor(self.step)
             losses = self.losses = self.trainer.step(self.step, batches, rate_factor=factor)
             self.step += 1
-            self.plan.observe(self.step)
+            self._observe()
             done = self.plan.done(self.step)
             if self.step % config.log_every == 0 or done:
                 now = time.monotonic()
                 speed = (self.step - noted) * config.batch_size / max(now - noted_at, 1e-9)
                 noted, noted_at = self.step, now
-                log.write(self._checked(_log_row(self.step, losses, factor, speed)))
+                self._log(log, _log_row(self.step, losses, factor, speed, self.world))
             if self.step % config.sample_every == 0 or done:
                 self._save_samples()
             if self.step % config.checkpoint_every == 0 or done:
@@ -197,32 +240,61 @@ class _Run:
             progress("train", self.step, self.plan.total)
         if self.saved != self.step:
             self._save()
+        return stopped
 
-    def _checked(self, row: LogRow) -> LogRow:
+    def _observe(self) -> None:
+        self.plan.observe(self.step)
+        if self.plan.minutes is not None:  # every process has a clock of its own; the first one's counts
+            self.plan.total = self.world.from_first(self.plan.total)
+
+    def _log(self, log: RunLog | None, row: LogRow) -> None:
+        def write() -> None:
+            assert log is not None
+            log.write(row, self.trainer, self.plan.total)
+
         # NaN and infinity spread through both networks within a step or two, so the losses show them soon enough.
         if not abs(row.discriminator_loss + row.generator_loss) < float("inf"):
             raise self._diverged(f"losses {row.discriminator_loss:g} and {row.generator_loss:g}")
-        return row
+        self.world.on_first(write)
+        wrong = self.watchdog.scores(row) if self.watchdog is not None else None
+        if wrong is not None:
+            raise self._stopped(wrong)
+
+    def _kept(self) -> str:
+        good = f"The checkpoint of step {self.saved} in {self.out} is good"
+        return good if self.saved else "No checkpoint was written"
 
     def _diverged(self, what: str) -> CheckFailed:
-        kept = (
-            f"The checkpoint of step {self.saved} in {self.out} is good" if self.saved else "No checkpoint was written"
-        )
         return CheckFailed(
-            f"the training diverged at step {self.step} ({what}). {kept}. "
+            f"the training diverged at step {self.step} ({what}). {self._kept()}. "
             "Start again with lower --generator-lr and --discriminator-lr, or another --seed."
+        )
+
+    def _stopped(self, what: str) -> CheckFailed:
+        return CheckFailed(
+            f"stopped at step {self.step}: {what}. {self._kept()}. To go on all the same: --resume --no-watch."
         )
 
     def _save(self) -> None:
         if not is_finite(self.trainer):
             raise self._diverged("weights that are not finite")
+        if self.world.size > 1 and not self.world.agree(digest(self.trainer)):
+            raise CheckFailed(
+                f"at step {self.step} the processes no longer have the same weights, which should be impossible: look "
+                f"for a machine with failing memory or another PyTorch. {self._kept()}."
+            )
+        self.world.on_first(self._write_state)
+        if self.step:
+            self._save_generator()
+        self.saved = self.step
+
+    def _write_state(self) -> None:
         source = self.data.source if self.data is not None else ""
         state = RunState(
             self.preset, self.step, self.plan.total, self.plan.minutes, self.clock(), source, self.fingerprint
         )
-        save_state(self.out / STATE_NAME, state, self.trainer)
-        self._save_generator()
-        self.saved = self.step
+        payload = state_bytes(state, self.trainer)
+        write_state(self.out, payload, replaces=self.saved, keep=self.preset.train.keep)
 
     def _save_generator(self) -> None:
         data, config = self.data, self.preset.train
@@ -232,23 +304,21 @@ class _Run:
         made |= {"steps": self.step, "batch_size": config.batch_size, "seed": config.seed}
         names = data.class_names if data is not None else ()
         checkpoint = checkpoint_of(self.trainer.ema.generator, class_names=names, provenance=(made,))
-        save_checkpoint(self.out / CHECKPOINT_NAME, checkpoint)
+        self.world.on_first(lambda: save_checkpoint(self.out / CHECKPOINT_NAME, checkpoint))
 
     def _save_samples(self) -> None:
-        picture = sample_grid(self.trainer.ema.generator, seed=self.preset.train.seed)
-        self.samples = write_bytes(self.out / SAMPLES_NAME / f"step_{self.step:06d}.png", picture)
+        images, labels = sample_images(self.trainer.ema.generator, seed=self.preset.train.seed)
+        picture = self.out / SAMPLES_NAME / f"step_{self.step:06d}.png"
+        self.samples = self.world.on_first(lambda: write_bytes(picture, sample_grid(images)))
+        wrong = self.watchdog.diversity(images, labels) if self.watchdog is not None else None
+        if wrong is not None:
+            raise self._stopped(wrong)
 
 
-def _log_row(step: int, losses: StepLosses, factor: float, speed: float) -> LogRow:
-    return LogRow(
-        step=step,
-        discriminator_loss=float(losses.discriminator),
-        generator_loss=float(losses.generator),
-        real_score=float(losses.real_score),
-        fake_score=float(losses.fake_score),
-        rate_factor=factor,
-        images_per_second=speed,
-    )
+def _log_row(step: int, losses: StepLosses, factor: float, speed: float, world: World) -> LogRow:
+    told = (losses.discriminator, losses.generator, losses.real_score, losses.fake_score)
+    d_loss, g_loss, real, fake = world.mean(told)
+    return LogRow(step, d_loss, g_loss, real, fake, factor, speed)
 
 
 def _continued_plan(state: RunState, steps: int | None, minutes: float | None) -> tuple[int | None, float | None]:
@@ -278,23 +348,6 @@ def saved_run(out: Path) -> RunState:
         InputError: there is none, or it is damaged.
     """
     return read_run(out / STATE_NAME)
-
-
-def check_out(out: Path, *, force: bool) -> None:
-    """Refuse a folder that a new run may not use; an empty one will do. Worth asking before images are read.
-
-    Raises:
-        InputError: `out` holds something already, and `force` is not set or it is no run.
-    """
-    if not (out.is_dir() and not any(out.iterdir())):
-        refuse_existing(out, marker=LOG_NAME, force=force)
-
-
-def _clear(out: Path, *, force: bool) -> None:
-    # Only files of a run are ever removed, whatever else lies beside them.
-    check_out(out, force=force)
-    for path in (out / STATE_NAME, out / CHECKPOINT_NAME, out / LOG_NAME, *(out / SAMPLES_NAME).glob("step_*.png")):
-        remove(path)
 
 
 @contextlib.contextmanager

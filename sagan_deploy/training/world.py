@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from sagan_deploy.errors import ConfigError, InputError, MissingError, SaganDeployError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,27 @@ class World:
         dist.broadcast(content, 0)
         return content.cpu().numpy().tobytes()
 
-    def error_from_first(self, error: SaganDeployError | None) -> None:
-        """Raise the first process's error in all, so that none waits for one that has stopped."""
-        if error is None and self.any(False):
-            raise InputError("the first process stopped; its message says why")
-        if error is not None:
-            self.any(True)
-            raise error
+    def on_first(self, action: Callable[[], T]) -> T | None:
+        """What `action` gives in the first process, which alone runs it. If it fails there, all stop: none waits."""
+        if self.size == 1:
+            return action()
+        result: T | None = None
+        error: SaganDeployError | None = None
+        if self.first:
+            try:
+                result = action()
+            except SaganDeployError as caught:
+                error = caught
+        if self.any(error is not None):
+            raise error or InputError("the first process stopped; its message says why")
+        return result
+
+    def mean(self, values: Sequence[Tensor]) -> list[float]:
+        """The means of single numbers over the processes."""
+        stacked = torch.stack([value.detach().float() for value in values])
+        if self.size > 1:
+            dist.all_reduce(stacked)
+        return [float(value) / self.size for value in stacked]
 
     def agree(self, digest: str) -> bool:
         """Whether all processes have the same digest (of at least 15 hexadecimal digits)."""
