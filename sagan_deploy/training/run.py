@@ -41,8 +41,10 @@ from sagan_deploy.training.state import (
     digest,
     is_finite,
     parse_state,
+    read_header,
     read_run,
     restore,
+    run_of,
     state_bytes,
 )
 from sagan_deploy.training.trainer import StepLosses, Trainer
@@ -341,13 +343,14 @@ def _continued_plan(state: RunState, steps: int | None, minutes: float | None) -
     return steps, None
 
 
-def saved_run(out: Path) -> RunState:
-    """What the run in `out` is and where it stands.
+def saved_run(out: Path, world: World | None = None) -> RunState:
+    """What the run in `out` is and where it stands; of several processes only the first one reads.
 
     Raises:
         InputError: there is none, or it is damaged.
     """
-    return read_run(out / STATE_NAME)
+    path, world = Path(out) / STATE_NAME, world or World()
+    return run_of(world.bytes_from_first(world.on_first(lambda: read_header(path))), path=path)
 
 
 @contextlib.contextmanager

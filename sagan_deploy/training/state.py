@@ -63,14 +63,36 @@ def read_run(path: Path) -> RunState:
     Raises:
         InputError: not a training state of this project, truncated or damaged.
     """
+    return run_of(read_header(path), path=path)
+
+
+def read_header(path: Path) -> bytes:
+    """The header of a state, for `run_of`.
+
+    Raises:
+        InputError: not a training state of this project, truncated or damaged.
+    """
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if not 2 <= length <= path.stat().st_size - 8:
                 raise ValueError(f"its header claims {length} bytes")
-            return _run_of(stream.read(length))
+            header = stream.read(length)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist, so there is no run to resume. Start one without --resume.") from error
+    except _DAMAGES as error:
+        raise InputError(f"{path} is not a training state ({error}). Start again without --resume.") from error
+    run_of(header, path=path)
+    return header
+
+
+def run_of(header: bytes, *, path: Path) -> RunState:
+    """What a header says; `path` is named in errors."""
+    try:
+        values = json.loads(json.loads(header)["__metadata__"][_HEADER_KEY])
+        if values.pop("format") != FORMAT:
+            raise ValueError(f"this version reads {FORMAT!r}")
+        return RunState(**values | {"preset": _preset_from(values["preset"])})
     except _DAMAGES as error:
         raise InputError(f"{path} is not a training state ({error}). Start again without --resume.") from error
 
@@ -91,9 +113,9 @@ def parse_state(payload: bytes, *, path: Path) -> tuple[RunState, dict[str, Tens
     try:
         if not 2 <= length <= len(payload) - 8:
             raise ValueError(f"its header claims {length} bytes")
-        state = _run_of(payload[8 : 8 + length])
     except _DAMAGES as error:
         raise InputError(f"{path} is not a training state ({error}). Start again without --resume.") from error
+    state = run_of(payload[8 : 8 + length], path=path)
     try:
         tensors: dict[str, Tensor] = require("safetensors.torch", "train").load(payload)
     except InputError:
@@ -101,13 +123,6 @@ def parse_state(payload: bytes, *, path: Path) -> tuple[RunState, dict[str, Tens
     except Exception as error:  # what safetensors raises for damaged tensors has no documented base
         raise InputError(f"{path} is not whole ({error}). Start again without --resume.") from error
     return state, tensors
-
-
-def _run_of(header: bytes) -> RunState:
-    values = json.loads(json.loads(header)["__metadata__"][_HEADER_KEY])
-    if values.pop("format") != FORMAT:
-        raise ValueError(f"this version reads {FORMAT!r}")
-    return RunState(**values | {"preset": _preset_from(values["preset"])})
 
 
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError)

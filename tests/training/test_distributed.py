@@ -43,23 +43,29 @@ def alone():
 
 
 def _distance(a, b):
-    """The largest difference of any parameter, statistic, average or moment."""
+    """The largest difference of any parameter, statistic, average, vector or moment.
+
+    But for a bias in front of a batch norm, which takes it out again: its true gradient is zero, Adam makes steps of
+    full size of what rounding leaves of it, and only the mean that is subtracted follows.
+    """
     assert set(a) == set(b)
-    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+    idle = ("block.conv1.bias", "norm2.statistics.running_mean")
+    names = [name for name in a if not any(part in name for part in idle)]
+    assert len(names) > 0.9 * len(a)
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in names)
 
 
 def test_in_float64_two_processes_are_one(pair, alone):
-    """Adam divides by the gradient's size, so rounding of a tiny one shows; float64 leaves 1e-16 of it."""
     together = load_file(pair / "torch.float64.safetensors")
-    assert _distance(together, alone[torch.float64]) < 1e-9
+    assert _distance(together, alone[torch.float64]) < 1e-12
 
 
 def test_in_float32_two_processes_are_one_within_its_rounding(pair, alone):
     """After 20 steps they are no farther from the run of one process than that one is from exact arithmetic."""
     together = load_file(pair / "torch.float32.safetensors")
     rounding = _distance(alone[torch.float32], alone[torch.float64])
-    assert 0 < rounding < 1e-2
-    assert _distance(together, alone[torch.float32]) < 2 * rounding
+    assert 0 < rounding < 1e-4
+    assert _distance(together, alone[torch.float32]) < 4 * rounding
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
