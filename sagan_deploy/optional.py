@@ -20,6 +20,9 @@ EXTRAS = {
     "tensorrt_rtx": "rtx",
     "cuda": "rtx",
     "robohash": "quickstart",
+    "webdataset": "webdataset",
+    "datasets": "huggingface",
+    "tensorboard": "tensorboard",
 }
 
 

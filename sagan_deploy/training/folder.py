@@ -33,6 +33,11 @@ def check_out(out: Path, *, force: bool) -> None:
         refuse_existing(out, marker=LOG_NAME, force=force)
 
 
+def has_state(out: Path) -> bool:
+    """Whether there is a run to resume."""
+    return (out / STATE_NAME).exists()
+
+
 def clear(out: Path, *, force: bool) -> None:
     """Make room for a new run. Only files of a run are ever removed, whatever else lies beside them."""
     check_out(out, force=force)

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
-from sagan_deploy.checkpoints.native import checkpoint_of, save_checkpoint
+from sagan_deploy.checkpoints.native import Checkpoint, checkpoint_of, save_checkpoint
 from sagan_deploy.errors import CheckFailed, ConfigError
 from sagan_deploy.files import read_bytes, write_bytes
 from sagan_deploy.presets import Preset
 from sagan_deploy.progress import Progress, silent
+from sagan_deploy.training.best import Judge
 from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.folder import (
+    BEST_NAME,
     CHECKPOINT_NAME,
     SAMPLES_NAME,
     check_out,
@@ -34,6 +36,7 @@ from sagan_deploy.training.log import LogRow
 from sagan_deploy.training.run_log import RunLog
 from sagan_deploy.training.samples import sample_grid, sample_images
 from sagan_deploy.training.schedule import Plan, decay_start
+from sagan_deploy.training.standing import with_standing_statistics
 from sagan_deploy.training.state import (
     STATE_NAME,
     RunState,
@@ -78,6 +81,7 @@ def train(
     resume: bool = False,
     from_step: int | None = None,
     force: bool = False,
+    initial: Checkpoint | None = None,
     device: str = "cpu",
     world: World | None = None,
     progress: Progress = silent,
@@ -99,6 +103,8 @@ def train(
         resume: continue the run in `out`.
         from_step: with `resume`, go on from this older state instead of the last one; later ones are removed.
         force: replace the run in `out`.
+        initial: a generator to train on from, trained here or imported; its config is the preset's. The discriminator
+            is a fresh one, because checkpoints hold none.
         device: where to compute: ``cpu``, ``cuda``, ``cuda:1`` …
         world: the processes that share the run (see `joined_world`), instead of `device`. All of them call this, and
             only the first one reads and writes `out`; all need the data.
@@ -125,6 +131,8 @@ def train(
     if state is not None:
         restore(run.trainer, tensors, path=out / STATE_NAME)
     else:
+        if initial is not None:
+            run.begin_with(initial)
         world.on_first(lambda: clear(out, force=force))
     with _flush_denormals():
         return run.finish(progress)
@@ -190,8 +198,27 @@ class _Run:
         self.plan = Plan(preset.train, minutes, self.clock, state.total if state is not None else None)
         self.trainer = Trainer(preset, world=world)
         self.watchdog = Watchdog(data) if data is not None and preset.train.watch else None
+        self.judge: Judge | None = None
+        if data is not None and preset.train.evaluate_every:
+            self.judge = Judge(data, seed=preset.train.seed)
+        self.history = tuple(state.history) if state is not None else ()
+        self.best = state.best if state is not None else None
         self.losses: StepLosses | None = None
         self.samples: Path | None = None
+
+    def begin_with(self, initial: Checkpoint) -> None:
+        """Take over the weights of a generator, and its history."""
+        ours, theirs = self.preset.generator, initial.config
+        if ours != theirs:
+            differ = [f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name)]
+            said = "; ".join(f"{name} is {getattr(theirs, name)} and would be {getattr(ours, name)}" for name in differ)
+            raise ConfigError(
+                f"the generator to begin with is another one than data and options ask for: {said}. Use images with as "
+                "many classes, and no option that changes the generator"
+            )
+        for generator in (self.trainer.generator, self.trainer.ema.generator):
+            generator.load_state_dict(initial.state)
+        self.history = initial.provenance
 
     def finish(self, progress: Progress) -> TrainResult:
         """Take the steps that are left."""
@@ -237,6 +264,8 @@ class _Run:
                 self._log(log, _log_row(self.step, losses, factor, speed, self.world))
             if self.step % config.sample_every == 0 or done:
                 self._save_samples()
+            if self.judge is not None and (self.step % config.evaluate_every == 0 or done):
+                self._evaluate(self.judge, log)
             if self.step % config.checkpoint_every == 0 or done:
                 self._save()
             progress("train", self.step, self.plan.total)
@@ -293,20 +322,52 @@ class _Run:
     def _write_state(self) -> None:
         source = self.data.source if self.data is not None else ""
         state = RunState(
-            self.preset, self.step, self.plan.total, self.plan.minutes, self.clock(), source, self.fingerprint
+            self.preset,
+            self.step,
+            self.plan.total,
+            self.plan.minutes,
+            self.clock(),
+            source,
+            self.fingerprint,
+            self.best,
+            self.history,
         )
         payload = state_bytes(state, self.trainer)
         write_state(self.out, payload, replaces=self.saved, keep=self.preset.train.keep)
 
     def _save_generator(self) -> None:
+        checkpoint = self._checkpoint()
+        self.world.on_first(lambda: save_checkpoint(self.out / CHECKPOINT_NAME, checkpoint))
+
+    def _checkpoint(self, **measured: Any) -> Checkpoint:
+        """The averaged generator as it would be exported, with what it is made of."""
         data, config = self.data, self.preset.train
         made: dict[str, Any] = {"step": "train", "version": version("sagan-deploy")}
         if data is not None:
-            made |= {"data": data.name, "images": len(data), "attribution": data.attribution}
-        made |= {"steps": self.step, "batch_size": config.batch_size, "seed": config.seed}
-        names = data.class_names if data is not None else ()
-        checkpoint = checkpoint_of(self.trainer.ema.generator, class_names=names, provenance=(made,))
-        self.world.on_first(lambda: save_checkpoint(self.out / CHECKPOINT_NAME, checkpoint))
+            made |= {"data": data.name, "images": len(data), "attribution": data.attribution, **data.preparation}
+        made |= {"steps": self.step, "batch_size": config.batch_size, "seed": config.seed} | measured
+        names, generator = data.class_names if data is not None else (), self.trainer.ema.generator
+        if config.standing_batches and self.step:
+            made |= {"standing_batches": config.standing_batches}
+            generator = with_standing_statistics(
+                generator, batches=config.standing_batches, batch_size=config.batch_size, seed=config.seed
+            )
+        return checkpoint_of(generator, class_names=names, provenance=(*self.history, made))
+
+    def _evaluate(self, judge: Judge, log: RunLog | None) -> None:
+        def measure() -> None:
+            assert log is not None
+            report = judge.measure(self.trainer.ema.generator)
+            numbers = {
+                "classifier_frechet": report.frechet, "classifier_frechet_real": report.frechet_real,
+                "label_share": report.label_share, "spread": report.spread, "least_spread": report.least_spread,
+            }  # fmt: skip
+            log.event("evaluate", self.step, **numbers)
+            if self.best is None or report.frechet < self.best:
+                self.best = report.frechet
+                save_checkpoint(self.out / BEST_NAME, self._checkpoint(**numbers))
+
+        self.world.on_first(measure)
 
     def _save_samples(self) -> None:
         images, labels = sample_images(self.trainer.ema.generator, seed=self.preset.train.seed)

@@ -28,7 +28,16 @@ FORMAT = "sagan-deploy/training/1"
 STATE_NAME = "training.safetensors"
 _HEADER_KEY = "sagan_deploy_training"
 # These may change between sessions of one run: they decide when to stop and what to write, not what is learned.
-_FREE = {"steps", "log_every", "sample_every", "checkpoint_every", "keep", "watch"}
+_FREE = {
+    "steps",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "keep",
+    "watch",
+    "standing_batches",
+    "evaluate_every",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ class RunState:
     elapsed: float
     source: str
     fingerprint: str
+    best: float | None = None  # the classifier Fréchet distance of best.safetensors
+    history: tuple[dict[str, Any], ...] = ()  # the provenance of the generator it began with
 
 
 def state_bytes(state: RunState, trainer: Trainer) -> bytes:
@@ -92,7 +103,8 @@ def run_of(header: bytes, *, path: Path) -> RunState:
         values = json.loads(json.loads(header)["__metadata__"][_HEADER_KEY])
         if values.pop("format") != FORMAT:
             raise ValueError(f"this version reads {FORMAT!r}")
-        return RunState(**values | {"preset": _preset_from(values["preset"])})
+        parsed = {"preset": _preset_from(values["preset"]), "history": tuple(values.get("history", ()))}
+        return RunState(**values | parsed)
     except _DAMAGES as error:
         raise InputError(f"{path} is not a training state ({error}). Start again without --resume.") from error
 

@@ -26,11 +26,12 @@ from sagan_deploy.model.generator import Generator
 from sagan_deploy.model.layers import set_power_iteration
 from sagan_deploy.model.resampling import fold_resampling
 from sagan_deploy.presets import Preset
-from sagan_deploy.training.data.batches import Batches, noise
+from sagan_deploy.training.augment import DRAWS, augment
+from sagan_deploy.training.data.batches import Batches, augmentation_draws, noise
 from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.ema import ExponentialMovingAverage
 from sagan_deploy.training.initial import orthogonal
-from sagan_deploy.training.losses import discriminator_loss, generator_loss
+from sagan_deploy.training.losses import discriminator_loss, generator_loss, r1_penalty
 from sagan_deploy.training.measures import Measures
 from sagan_deploy.training.synchronised_norm import synchronise
 from sagan_deploy.training.world import World
@@ -98,7 +99,9 @@ class Trainer:
     def batches(self, dataset: Dataset) -> Batches:
         """The batches that `step` takes, by number: this process's rows of them."""
         config = self.preset.train
-        return Batches(dataset, config.batch_size, seed=config.seed, flip=config.flip, rows=self._mine)
+        return Batches(
+            dataset, config.batch_size, seed=config.seed, flip=config.flip, balanced=config.balanced, rows=self._mine
+        )
 
     def step(self, number: int, batches: Batches, *, rate_factor: float = 1.0) -> StepLosses:
         """Step `number` (from 0); it depends on nothing but this number and the state that the steps before left."""
@@ -108,13 +111,20 @@ class Trainer:
         draws = config.discriminator_steps + 1
         for i in range(config.discriminator_steps):
             images, labels = batches.batch(number * config.discriminator_steps + i)
-            d_loss, real, fake = self._discriminator_step(images, labels, *self._noise(number * draws + i))
-        g_loss = self._generator_step(*self._noise(number * draws + draws - 1))
+            index = number * draws + i
+            d_loss, real, fake = self._discriminator_step(images, labels, *self._noise(index), self._changes(index))
+        index = number * draws + draws - 1
+        g_loss = self._generator_step(*self._noise(index), self._changes(index))
         self.ema.update(self.generator, number)
         return StepLosses(d_loss, g_loss, real, fake)
 
     def _discriminator_step(
-        self, images: Tensor, labels: Tensor | None, z: Tensor, fake_labels: Tensor | None
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        z: Tensor,
+        fake_labels: Tensor | None,
+        changes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         self.discriminator_optimizer.zero_grad()
         said = []
@@ -124,19 +134,23 @@ class Trainer:
             self._iterate(self.generator, False)
             rows = slice(part, None, self.preset.train.accumulation)
             with self._exchange(self._discriminator_pass, last):
-                given = (images[rows], _rows(labels, rows), z[rows], _rows(fake_labels, rows))
+                given = (images[rows], _rows(labels, rows), z[rows], _rows(fake_labels, rows), _rows(changes, rows))
                 said.append(self._discriminator_part(*given))
         self.discriminator_optimizer.step()
         losses, reals, fakes = zip(*said, strict=True)
         return _mean(losses), _mean(reals), _mean(fakes)
 
     def _discriminator_part(
-        self, images: Tensor, labels: Tensor | None, z: Tensor, fake_labels: Tensor | None
+        self, images: Tensor, labels: Tensor | None, z: Tensor, fake_labels: Tensor | None, changes: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        r1 = self.preset.train.r1
         real = images.to(self.device, memory_format=self._format).float() / 127.5 - 1.0
         with torch.set_grad_enabled(not self.measures.fakes_without_gradient):
             fake = self.generator(z, fake_labels).detach()
         labels = labels.to(self.device) if labels is not None else None
+        if changes is not None:  # of its own for real and for drawn images
+            real, fake = self._changed(real, changes[:, :DRAWS]), self._changed(fake, changes[:, DRAWS:])
+        real.requires_grad_(r1 > 0)
         if self.measures.one_pass:
             # Real and fake together: faster than two passes, and one power iteration of spectral norm for both.
             both = torch.cat((labels, fake_labels)) if labels is not None and fake_labels is not None else None
@@ -147,10 +161,11 @@ class Trainer:
             self._iterate(self.discriminator, False)
             fake_scores = self._discriminator_pass(fake, fake_labels)
         loss = discriminator_loss(real_scores, fake_scores)
-        (loss / self.preset.train.accumulation).backward()  # type: ignore[no-untyped-call]
+        whole = loss + r1 * r1_penalty(real_scores, real) if r1 else loss
+        (whole / self.preset.train.accumulation).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), real_scores.detach().mean(), fake_scores.detach().mean()
 
-    def _generator_step(self, z: Tensor, labels: Tensor | None) -> Tensor:
+    def _generator_step(self, z: Tensor, labels: Tensor | None, changes: Tensor | None = None) -> Tensor:
         # Frozen, the discriminator passes gradients through and computes none for its own weights.
         self.discriminator.requires_grad_(not self.measures.frozen_discriminator)
         self.generator_optimizer.zero_grad()
@@ -161,6 +176,8 @@ class Trainer:
             rows = slice(part, None, self.preset.train.accumulation)
             with self._exchange(self._generator_pass, last):
                 fake = self._generator_pass(z[rows], _rows(labels, rows))
+                if changes is not None:
+                    fake = self._changed(fake, changes[rows, DRAWS:])
                 loss = generator_loss(self.discriminator(fake, _rows(labels, rows)))
                 (loss / self.preset.train.accumulation).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
@@ -174,6 +191,17 @@ class Trainer:
         z, labels = noise(config.seed, index, config.batch_size, generator.z_dim, generator.num_classes)
         labels = _rows(labels, self._mine)
         return z[self._mine].to(self.device), None if labels is None else labels.to(self.device)
+
+    def _changes(self, index: int) -> Tensor | None:
+        """This process's rows of the numbers that augment real images, then drawn ones; None: they stay as they are."""
+        config = self.preset.train
+        if not config.augment:
+            return None
+        draws = augmentation_draws(config.seed, index, config.batch_size, 2 * DRAWS)
+        return draws[self._mine].to(self.device)
+
+    def _changed(self, images: Tensor, draws: Tensor) -> Tensor:
+        return augment(images, self.preset.train.augment, draws)
 
     def _parts(self) -> list[tuple[int, bool]]:
         parts = self.preset.train.accumulation
