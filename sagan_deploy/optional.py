@@ -21,8 +21,6 @@ EXTRAS = {
     "cuda": "rtx",
     "robohash": "quickstart",
     "webdataset": "webdataset",
-    "datasets": "huggingface",
-    "tensorboard": "tensorboard",
 }
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sagan_deploy.training.world import World
 
 DATA_HELP = (
-    "robots, digits, a folder of images (a sub-folder per class), a .zip of one, an .npz file, WebDataset shards "
-    "(shards-{000..009}.tar) or hf:FOLDER of a saved Hugging Face data set."
+    "robots, digits, a folder of images (a sub-folder per class), a .zip of one, an .npz file "
+    "or WebDataset shards (NAME-{000..009}.tar)."
 )
 INIT_WARNING = (
     "--init: the discriminator begins from nothing, since checkpoints hold generators only. Until it has caught up the "

@@ -1,4 +1,4 @@
-"""WebDataset shards and Hugging Face data sets, through their own libraries, which are optional."""
+"""WebDataset shards, through their own library, which is optional."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from sagan_deploy.progress import Progress, silent
 from sagan_deploy.training.data.collect import Collector
 from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.data.folder import SUFFIXES
-
-_IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label", "class")
 
 
 def load_shards(pattern: str, image_size: int, *, corrupt_limit: int = 0, progress: Progress = silent) -> Dataset:
@@ -48,11 +46,12 @@ def load_shards(pattern: str, image_size: int, *, corrupt_limit: int = 0, progre
 
 
 def _samples(webdataset: Any, urls: list[str]) -> Iterator[dict[str, Any]]:
-    # In the order of the shards, once: our own batches shuffle, so that a resumed run sees the same ones.
-    def complain(error: Exception) -> bool:
-        raise InputError(f"a shard is damaged ({error}). Make it again.") from error
-
-    yield from webdataset.WebDataset(urls, shardshuffle=False, empty_check=False, handler=complain)
+    # In the order of the shards, once: our own batches shuffle, so that a resumed run sees the same ones. The files are
+    # opened here, since the library's own pipeline leaves them open.
+    for url in urls:
+        with Path(url).open("rb") as stream:
+            files = webdataset.tariterators.tar_file_expander([{"url": url, "stream": stream}])
+            yield from webdataset.tariterators.group_by_keys(files)
 
 
 def _class_of(sample: dict[str, Any]) -> str | None:
@@ -60,39 +59,3 @@ def _class_of(sample: dict[str, Any]) -> str | None:
         if key in sample:
             return str(bytes(sample[key]).decode(errors="replace").strip())
     return None
-
-
-def load_hugging_face(folder: Path, image_size: int, *, corrupt_limit: int = 0, progress: Progress = silent) -> Dataset:
-    """Read a data set that ``datasets`` has saved with ``save_to_disk``: a column of images, perhaps one of labels.
-
-    Raises:
-        MissingError: the package `datasets` is not installed.
-        InputError: the folder is none of its own, or has no column of images.
-    """
-    datasets = require("datasets", "huggingface")
-    try:
-        table = datasets.load_from_disk(str(folder))
-    except Exception as error:  # whatever its readers raise for damaged files
-        raise InputError(f"--data hf:{folder} is no saved data set ({error}). Make it with save_to_disk.") from error
-    if isinstance(table, dict):
-        table = table["train"] if "train" in table else next(iter(table.values()))
-    columns = list(table.column_names)
-    image, label = (next((c for c in known if c in columns), None) for known in (_IMAGE_COLUMNS, _LABEL_COLUMNS))
-    if image is None:
-        raise InputError(f"--data hf:{folder} has columns {', '.join(columns)}; expected one of {_IMAGE_COLUMNS}")
-    table = table.cast_column(image, datasets.Image(decode=False))
-    names = getattr(table.features[label], "names", None) if label is not None else None
-    collector = Collector(folder.name, image_size, corrupt_limit)
-    for i, row in enumerate(table):
-        known = None if label is None else row[label]
-        content, path = row[image]["bytes"], row[image]["path"]
-        source = io.BytesIO(content) if content is not None else Path(path or "")
-        collector.add(source, _named(known, names), name=f"{folder}, row {i}")
-        progress("read images", i + 1, len(table))
-    return collector.dataset()
-
-
-def _named(label: Any, names: list[str] | None) -> str | None:
-    if label is None:
-        return None
-    return names[label] if names else str(label)

@@ -14,7 +14,7 @@ from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.data.digits import load_digits
 from sagan_deploy.training.data.folder import load_folder, load_zip
 from sagan_deploy.training.data.robots import compose_robots
-from sagan_deploy.training.data.shards import load_hugging_face, load_shards
+from sagan_deploy.training.data.shards import load_shards
 
 BUILT_IN: dict[str, Callable[[int, Progress], Dataset]] = {
     "robots": lambda size, progress: compose_robots(size, progress=progress),
@@ -27,7 +27,7 @@ def open_dataset(spec: str | Path, image_size: int, *, corrupt_limit: int = 0, p
 
     Args:
         spec: ``robots`` or ``digits``; a folder with one sub-folder of images per class, or a ``.zip`` of one; an
-            ``.npz`` file; ``NAME-{000..009}.tar``, WebDataset shards; ``hf:FOLDER``, a saved Hugging Face data set.
+            ``.npz`` file; or ``NAME-{000..009}.tar``, WebDataset shards.
         image_size: height and width that the network wants; everything is resized to it, but arrays must have it.
         corrupt_limit: so many image files may be unreadable; they are left out and named in the result.
         progress: told how many images are read.
@@ -43,9 +43,6 @@ def open_dataset(spec: str | Path, image_size: int, *, corrupt_limit: int = 0, p
         return replace(BUILT_IN[str(spec)](image_size, progress), source=str(spec))
     options: dict[str, Any] = {"corrupt_limit": corrupt_limit, "progress": progress}
     path = Path(spec)
-    if str(spec).startswith("hf:"):
-        folder = Path(str(spec).removeprefix("hf:"))
-        return replace(load_hugging_face(folder, image_size, **options), source=f"hf:{folder.resolve()}")
     if path.is_dir():
         return replace(load_folder(path, image_size, **options), source=str(path.resolve()))
     if path.suffix.lower() == ".tar":
