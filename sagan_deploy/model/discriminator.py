@@ -64,7 +64,7 @@ class DownBlock(nn.Module):
         self.skip = conv(width_in, width_out, 1, bias=True, spectral=spectral) if needs_skip else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.conv1(x if self.first else F.relu(x)))
+        out = self.conv1(x if self.first else F.relu(x)).relu_()  # in place: nothing else reads a convolution's result
         if self.downsamples and self.folds_resampling:
             out = conv_then_pool(out, self.conv2)
         else:
