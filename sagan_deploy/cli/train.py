@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sagan_deploy.cli import train_options as options
 from sagan_deploy.cli.talk import ForceOption, JsonOption, QuietOption, print_json, print_result, progress_bars, say
+from sagan_deploy.config import TrainConfig
 from sagan_deploy.errors import ConfigError
-from sagan_deploy.presets import PRESETS, Preset
+from sagan_deploy.presets import Preset
 from sagan_deploy.presets import preset as named_preset
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from sagan_deploy.training.state import RunState
     from sagan_deploy.training.world import World
 
-DATA_HELP = (
-    "robots, digits, a folder of images (a sub-folder per class), a .zip of one, an .npz file "
-    "or WebDataset shards (NAME-{000..009}.tar)."
-)
 INIT_WARNING = (
     "--init: the discriminator begins from nothing, since checkpoints hold generators only. Until it has caught up the "
     "generator gets worse before it gets better; a lower --generator-lr keeps more of it."
@@ -37,65 +34,38 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the run.")],
-    data: Annotated[
-        str | None,
-        typer.Option(help=DATA_HELP),
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. Default: sagan32.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=0, help="How many steps; 0 writes an untrained generator and needs no data.")
-    ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Instead of --steps: as many as fit into this time.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, max=65536, help="Images per step, of all processes.")] = None,
-    accumulation: Annotated[
-        int | None, typer.Option(min=1, help="Compute a batch in so many parts, where memory is short.")
-    ] = None,
-    generator_lr: Annotated[float | None, typer.Option(help="Learning rate of the generator.")] = None,
-    discriminator_lr: Annotated[float | None, typer.Option(help="Learning rate of the discriminator.")] = None,
-    discriminator_steps: Annotated[
-        int | None, typer.Option(min=1, help="Discriminator steps per generator step.")
-    ] = None,
-    lr_decay_from: Annotated[
-        float | None, typer.Option(help="Share of the steps after which both rates fall to zero; 1: never.")
-    ] = None,
-    ema_decay: Annotated[float | None, typer.Option(help="Of the averaged generator, once warmed up.")] = None,
-    r1: Annotated[float | None, typer.Option(help="Weight γ of the R1 penalty (Mescheder et al. 2018).")] = None,
-    augment: Annotated[
-        str | None, typer.Option(help="DiffAugment (Zhao et al. 2020): color,translation,cutout or some of them.")
-    ] = None,
-    flip: Annotated[bool | None, typer.Option(help="Mirror half of the images.")] = None,
-    balanced: Annotated[bool | None, typer.Option(help="Show every class equally often.")] = None,
-    unconditional: Annotated[bool, typer.Option("--unconditional", help="Ignore the classes.")] = False,
-    generator_spectral_norm: Annotated[bool | None, typer.Option(help="Spectral norm in the generator.")] = None,
-    discriminator_spectral_norm: Annotated[
-        bool | None, typer.Option(help="Spectral norm in the discriminator.")
-    ] = None,
-    standing_batches: Annotated[
-        int | None, typer.Option(min=0, help="Batches that give the exported generator its batch statistics.")
-    ] = None,
-    evaluate_every: Annotated[
-        int | None, typer.Option(min=0, help="Steps between measurements, which choose best.safetensors.")
-    ] = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="States of so many checkpoints stay on disk.")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between two checkpoints.")] = None,
-    watch: Annotated[
-        bool | None, typer.Option(help="Stop when the discriminator is dead or the images collapse.")
-    ] = None,
-    corrupt_limit: Annotated[
-        int, typer.Option(min=0, help="So many images that cannot be read are named and left out.")
-    ] = 0,
-    init: Annotated[
-        Path | None, typer.Option(help="Begin with this generator's weights and a fresh discriminator.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, batches and noise. Default: 0.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; under torchrun cpu or cuda.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32; bf16 is refused where it is slower.")] = "fp32",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
-    auto_resume: Annotated[
-        bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else begin it.")
-    ] = False,
-    from_step: Annotated[int | None, typer.Option(min=0, help="With --resume: go back to this kept state.")] = None,
+    out: options.Out,
+    data: options.Data = None,
+    preset: options.Preset = None,
+    steps: options.Steps = None,
+    minutes: options.Minutes = None,
+    batch_size: options.BatchSize = None,
+    accumulation: options.Accumulation = None,
+    generator_lr: options.GeneratorLr = None,
+    discriminator_lr: options.DiscriminatorLr = None,
+    discriminator_steps: options.DiscriminatorSteps = None,
+    lr_decay_from: options.LrDecayFrom = None,
+    ema_decay: options.EmaDecay = None,
+    r1: options.R1 = None,
+    augment: options.Augment = None,
+    flip: options.Flip = None,
+    balanced: options.Balanced = None,
+    unconditional: options.Unconditional = False,
+    generator_spectral_norm: options.GeneratorSpectralNorm = None,
+    discriminator_spectral_norm: options.DiscriminatorSpectralNorm = None,
+    standing_batches: options.StandingBatches = None,
+    evaluate_every: options.EvaluateEvery = None,
+    keep: options.Keep = None,
+    checkpoint_every: options.CheckpointEvery = None,
+    watch: options.Watch = None,
+    corrupt_limit: options.CorruptLimit = 0,
+    init: options.Init = None,
+    seed: options.Seed = None,
+    device: options.Device = "cpu",
+    precision: options.Precision = "fp32",
+    resume: options.Resume = False,
+    auto_resume: options.AutoResume = False,
+    from_step: options.FromStep = None,
     force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -106,6 +76,7 @@ def train(
 
     Example: sagan-deploy train --preset sagan32 --data robots --minutes 3 --out run
     """
+    given = dict(locals())  # every option by its name
     from sagan_deploy.optional import require
 
     require("torch", "train")
@@ -114,19 +85,8 @@ def train(
     from sagan_deploy.training.world import joined_world
 
     check_precision(precision, device)
-    changes = {
-        "batch_size": batch_size, "accumulation": accumulation, "generator_lr": generator_lr,
-        "discriminator_lr": discriminator_lr, "discriminator_steps": discriminator_steps,
-        "lr_decay_from": lr_decay_from, "ema_decay": ema_decay, "r1": r1, "augment": _names(augment), "flip": flip,
-        "balanced": balanced, "standing_batches": standing_batches, "evaluate_every": evaluate_every, "keep": keep,
-        "checkpoint_every": checkpoint_every, "watch": watch, "seed": seed,
-    }  # fmt: skip
-    spectral = {"generator": generator_spectral_norm, "discriminator": discriminator_spectral_norm}
     with joined_world(device) as world:
-        asked = _Request(out, data, preset, changes, spectral, steps, minutes, init)
-        options = {"resume": resume, "auto_resume": auto_resume, "force": force, "from_step": from_step}
-        reading = {"unconditional": unconditional, "corrupt_limit": corrupt_limit}
-        result = _train(asked, world, options, reading, quiet=quiet or not world.first)
+        result = _train(_Request(given), world, quiet=quiet or not world.first)
         if not world.first:
             return
     if json:
@@ -135,57 +95,62 @@ def train(
         print_result(_sentence(result))
 
 
-@dataclass(frozen=True)
 class _Request:
     """What the run shall be, as the options say it; None where the preset or the earlier run decides."""
 
-    out: Path
-    data: str | None
-    preset: str | None
-    changes: dict[str, Any]
-    spectral: dict[str, bool | None]
-    steps: int | None
-    minutes: float | None
-    init: Path | None
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.out: Path = given["out"]
+        self.data: str | None = given["data"]
+        self.preset: str | None = given["preset"]
+        self.init: Path | None = given["init"]
+        self.steps: int | None = given["steps"]
+        self.minutes: float | None = given["minutes"]
+        self.auto_resume: bool = given["auto_resume"]
+        self.unconditional: bool = given["unconditional"]
+        self.corrupt_limit: int = given["corrupt_limit"]
+        self.session = {name: given[name] for name in ("resume", "force", "from_step")}
+        self.spectral = {name: given[f"{name}_spectral_norm"] for name in ("generator", "discriminator")}
+        settings = {field.name for field in dataclasses.fields(TrainConfig)} - {"steps"}
+        self.changes = {name: value for name, value in given.items() if name in settings}
+        self.changes["augment"] = _names(given["augment"])
 
 
-def _train(
-    asked: _Request, world: World, options: dict[str, Any], reading: dict[str, Any], *, quiet: bool
-) -> TrainResult:
+def _train(asked: _Request, world: World, *, quiet: bool) -> TrainResult:
     from sagan_deploy.training.data import open_dataset
     from sagan_deploy.training.data.dataset import without_classes
     from sagan_deploy.training.folder import check_out, has_state
     from sagan_deploy.training.run import saved_run
     from sagan_deploy.training.run import train as run
 
-    if options.pop("auto_resume"):
-        options["resume"] = bool(world.from_first(int(has_state(asked.out))))
+    session = asked.session
+    if asked.auto_resume:
+        session["resume"] = bool(world.from_first(int(has_state(asked.out))))
         # A folder of a run that was killed before its first state may be used again; any other one is refused.
-        options["force"] = not options["resume"]
-    if not options["resume"]:
-        world.on_first(lambda: check_out(asked.out, force=options["force"]))
-    before = saved_run(asked.out, world) if options["resume"] else None
+        session["force"] = not session["resume"]
+    if not session["resume"]:
+        world.on_first(lambda: check_out(asked.out, force=session["force"]))
+    before = saved_run(asked.out, world) if session["resume"] else None
     chosen, initial = _chosen(asked, before)
     source = asked.data or (before.source if before is not None else None)
     if source is None and asked.steps != 0:
-        raise ConfigError(f"--data is missing: {DATA_HELP}")
+        raise ConfigError(f"--data is missing: {options.DATA_HELP}")
     with progress_bars(quiet=quiet) as progress:
         images = None
         if source:
-            size, limit = chosen.generator.image_size, reading["corrupt_limit"]
+            size, limit = chosen.generator.image_size, asked.corrupt_limit
             images = open_dataset(source, size, corrupt_limit=limit, progress=progress)
             for name in images.preparation.get("left_out", ()):
                 say(f"left out, since it cannot be read: {name}", quiet=quiet)
             if images.attribution:
                 say(images.attribution, quiet=quiet)
-            if reading["unconditional"] or (before is not None and not before.preset.generator.num_classes):
+            if asked.unconditional or (before is not None and not before.preset.generator.num_classes):
                 images = without_classes(images)
         if initial is not None:
             say(INIT_WARNING, quiet=quiet)
         try:
             return run(
                 chosen, images, asked.out, steps=asked.steps, minutes=asked.minutes, initial=initial, world=world,
-                progress=progress, **options,
+                progress=progress, **session,
             )  # fmt: skip
         except (KeyboardInterrupt, SystemExit):
             say(f"interrupted; go on with: sagan-deploy train --out {asked.out} --resume", quiet=quiet)

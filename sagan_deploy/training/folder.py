@@ -6,13 +6,11 @@ older states when more than one is kept, ``best.safetensors`` the generator with
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from pathlib import Path
 
 from sagan_deploy.errors import InputError
-from sagan_deploy.files import read_bytes, refuse_existing, remove, write_bytes
+from sagan_deploy.files import keep_as, refuse_existing, remove, write_bytes
 from sagan_deploy.training.log import JSON_LOG_NAME, LOG_NAME
 from sagan_deploy.training.state import STATE_NAME, read_run
 
@@ -87,7 +85,7 @@ def state_of_step(out: Path, step: int | None) -> Path:
 def write_state(out: Path, payload: bytes, *, replaces: int | None, keep: int) -> None:
     """Put a new state in place; the one before, of step `replaces`, stays among the `keep` last ones."""
     if replaces is not None and keep > 1 and (out / STATE_NAME).exists():
-        _keep(out / STATE_NAME, out / STATES_NAME / f"step_{replaces:06d}.safetensors")
+        keep_as(out / STATE_NAME, out / STATES_NAME / f"step_{replaces:06d}.safetensors")
     write_bytes(out / STATE_NAME, payload)
     for path in list(kept_states(out).values())[: -(keep - 1) or None]:
         remove(path)
@@ -98,13 +96,3 @@ def forget_after(out: Path, step: int) -> None:
     for later, path in kept_states(out).items():
         if later >= step:
             remove(path)
-
-
-def _keep(last: Path, place: Path) -> None:
-    if place.exists():
-        return
-    with contextlib.suppress(OSError):  # a second name costs nothing; not every file system has them
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.link(last, place)
-        return
-    write_bytes(place, read_bytes(last))

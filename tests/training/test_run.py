@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from sagan_deploy.checkpoints.native import load_checkpoint
 from sagan_deploy.errors import CheckFailed, ConfigError, InputError
-from sagan_deploy.training import run as run_module
 from sagan_deploy.training import trainer as trainer_module
 from sagan_deploy.training.run import saved_run, train
-from sagan_deploy.training.state import STATE_NAME, read_state
+from sagan_deploy.training.session import Session
+from sagan_deploy.training.state import STATE_NAME, read_state, restore
 from sagan_deploy.training.world import World
 
 
@@ -119,8 +119,8 @@ def test_the_state_matters_for_the_resume(tiny, squares, tmp_path):
             train(tiny, squares, out, progress=_interrupt_at(5))
         state, tensors = read_state(out / STATE_NAME)
         tensors[part] = tensors[part].roll(1) + 1e-3
-        run = run_module._Run(dataclasses.replace(tiny, train=state.preset.train), squares, out, state, None, World())
-        run_module.restore(run.trainer, tensors, path=out)
+        run = Session(dataclasses.replace(tiny, train=state.preset.train), squares, out, state, None, World())
+        restore(run.trainer, tensors, path=out)
         run.finish(lambda *step: None)
         train(tiny, squares, out.with_suffix(".whole"))
         assert _weights(out) != _weights(out.with_suffix(".whole"))
