@@ -43,13 +43,18 @@ def squares() -> Dataset:
     return Dataset("squares", images, labels, ("red", "green", "blue"), source="squares.npz")
 
 
-def steps_in(dtype: torch.dtype, world: World) -> Trainer:
+TECHNIQUES = dataclasses.replace(
+    PRESET, train=dataclasses.replace(PRESET.train, r1=1.0, augment=("color", "cutout"), balanced=True)
+)
+
+
+def steps_in(dtype: torch.dtype, world: World, preset: Preset = PRESET) -> Trainer:
     """STEPS steps of a trainer whose networks compute in `dtype`, with attention switched on."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
-    trainer = Trainer(PRESET, world=world)
+    trainer = Trainer(preset, world=world)
     torch.set_default_dtype(before)
-    start = Trainer(PRESET)  # the same weights in both types
+    start = Trainer(preset)  # the same weights in both types
     trainer.generator.load_state_dict(start.generator.state_dict())
     trainer.discriminator.load_state_dict(start.discriminator.state_dict())
     for network in (trainer.generator, trainer.discriminator):
@@ -57,7 +62,7 @@ def steps_in(dtype: torch.dtype, world: World) -> Trainer:
         for name, parameter in network.named_parameters():
             if name.endswith("gamma"):
                 torch.nn.init.constant_(parameter, 0.7)
-    trainer.ema = type(trainer.ema)(trainer.generator, PRESET.train.ema_decay)
+    trainer.ema = type(trainer.ema)(trainer.generator, preset.train.ema_decay)
     batches = trainer.batches(squares())
     for step in range(STEPS):
         trainer.step(step, batches)
@@ -74,6 +79,9 @@ def equal_runs(out: Path, world: World) -> None:
         (out / f"{dtype}_{world.rank}.digest").write_text(digest(trainer))
         if world.first:
             save_file(tensors_of(trainer), out / f"{dtype}.safetensors")
+    trainer = steps_in(torch.float64, world, TECHNIQUES)
+    if world.first:
+        save_file(tensors_of(trainer), out / "techniques.safetensors")
     result = train(PRESET, squares(), out / "whole", world=world)
     (out / f"result_{world.rank}.json").write_text(json.dumps([result.discriminator_loss, result.steps]))
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sagan_deploy.errors import ConfigError, MissingError
 from sagan_deploy.training.world import World, joined_world
-from tests.training.in_world import PRESET, STEPS, squares, steps_in, tensors_of, train
+from tests.training.in_world import PRESET, STEPS, TECHNIQUES, squares, steps_in, tensors_of, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +58,11 @@ def _distance(a, b):
 def test_in_float64_two_processes_are_one(pair, alone):
     together = load_file(pair / "torch.float64.safetensors")
     assert _distance(together, alone[torch.float64]) < 1e-12
+
+
+def test_so_they_are_with_techniques_that_look_at_single_images(pair):
+    together = load_file(pair / "techniques.safetensors")
+    assert _distance(together, tensors_of(steps_in(torch.float64, World(), TECHNIQUES))) < 1e-10
 
 
 def test_in_float32_two_processes_are_one_within_its_rounding(pair, alone):

@@ -127,12 +127,14 @@ def test_older_states_are_kept_and_can_be_gone_back_to(tiny, squares, tmp_path):
         train(preset, squares, out, resume=True, from_step=5)
     with pytest.raises(ConfigError, match="from_step goes back in a run that is resumed"):
         train(preset, squares, tmp_path / "new", from_step=4)
-    train(preset, squares, out, resume=True, from_step=4, steps=8)
+    train(preset, squares, out, resume=True, from_step=4, steps=5)
+    assert (list(folder_module.kept_states(out)), saved_run(out).step) == ([4], 5)  # 6 was of another future
+    train(preset, squares, out, resume=True, steps=8)
     again = load_file(out / "training.safetensors")
     assert all(torch.equal(again[name], whole[name]) for name in whole)
-    assert list(folder_module.kept_states(out)) == [4, 6]
+    assert list(folder_module.kept_states(out)) == [5, 6]
     rows = (out / "log.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[0] for row in rows] == ["2", "4", "6", "8"]
+    assert [row.split(",")[0] for row in rows] == ["2", "4", "5", "6", "8"]
 
 
 def test_the_best_generator_is_kept_with_its_measure(tiny, squares, tmp_path):
