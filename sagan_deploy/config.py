@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from sagan_deploy.errors import ConfigError
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu"]
+AUGMENTATIONS = ("color", "translation", "cutout")
 T = TypeVar("T")
 
 
@@ -199,18 +200,37 @@ class TrainConfig:
     discriminator_lr: float = 4e-4
     betas: tuple[float, float] = (0.0, 0.9)
     discriminator_steps: int = 1
+    accumulation: int = 1  # parts that a batch is computed in, one after the other, where memory is short
     ema_decay: float = 0.9999
     lr_decay_from: float = 1.0  # share of the steps after which both rates fall linearly to zero; 1: never
     flip: bool = False
+    balanced: bool = False  # every class equally often, however many images it has
+    augment: tuple[str, ...] = ()  # of color, translation, cutout: DiffAugment, arXiv 2006.10738
+    r1: float = 0.0  # γ of R1 = γ/2 · E‖∇D(x)‖² over real images: Mescheder et al. 2018, arXiv 1801.04406
+    standing_batches: int = 0  # batches that give the exported generator its statistics: arXiv 1809.11096, appendix D
     seed: int = 0
     log_every: int = 50
     sample_every: int = 1000
     checkpoint_every: int = 1000
+    evaluate_every: int = 0  # steps between two measurements of quality, which choose best.safetensors; 0: never
+    keep: int = 1  # states of so many checkpoints stay on disk, to go back to
+    watch: bool = True  # stop when the discriminator is dead or the images collapse, with the last good state
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "discriminator_steps", "log_every", "sample_every", "checkpoint_every"):
+        for name in (
+            "keep",
+            "batch_size",
+            "discriminator_steps",
+            "accumulation",
+            "log_every",
+            "sample_every",
+            "checkpoint_every",
+        ):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        _check(self.steps >= 0, "steps", self.steps, "must not be negative")
+        for name in ("steps", "r1", "standing_batches", "evaluate_every"):
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        unknown = sorted(set(self.augment) - set(AUGMENTATIONS))
+        _check(not unknown, "augment", ",".join(self.augment), f"may list {', '.join(AUGMENTATIONS)}")
         for name in ("generator_lr", "discriminator_lr"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         _check(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "must lie in [0, 1)")

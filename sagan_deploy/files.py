@@ -72,6 +72,22 @@ def remove(path: Path) -> None:
         raise InputError(f"cannot remove {path}: {error.strerror or error}.") from error
 
 
+def keep_as(path: Path, second: Path) -> Path:
+    """Give a file that will be replaced a second name under which it stays; does nothing where that one exists.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    if second.exists():
+        return second
+    try:
+        second.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, second)  # costs no space; not every file system has it
+    except OSError:
+        write_bytes(second, read_bytes(path))
+    return second
+
+
 @contextlib.contextmanager
 def new_folder(path: Path, *, marker: str, force: bool = False) -> Iterator[Path]:
     """Fill a temporary neighbour of `path` and rename it into place when the block succeeds.

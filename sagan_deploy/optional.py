@@ -20,6 +20,7 @@ EXTRAS = {
     "tensorrt_rtx": "rtx",
     "cuda": "rtx",
     "robohash": "quickstart",
+    "webdataset": "webdataset",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from sagan_deploy.config import DiscriminatorConfig, GeneratorConfig, TrainConfig
 from sagan_deploy.errors import ConfigError
@@ -29,6 +30,28 @@ class Preset:
                 generator, num_classes=0, norm="batch", embedding_dim=0, stem_input="latent"
             )
         return Preset(generator, dataclasses.replace(self.discriminator, num_classes=num_classes), self.train)
+
+    def with_spectral_norm(self, network: str, wanted: bool) -> Preset:
+        """The same, with spectral norm in all of ``generator`` or ``discriminator``, attention included, or in none."""
+        config = getattr(self, network)
+        attention = dataclasses.replace(config.attention, spectral_norm=wanted)
+        changed: dict[str, Any] = {network: dataclasses.replace(config, spectral_norm=wanted, attention=attention)}
+        return dataclasses.replace(self, **changed)
+
+    def around(self, generator: GeneratorConfig) -> Preset:
+        """The preset's settings for training on from a certain generator, which must draw images of its size.
+
+        Raises:
+            ConfigError: it draws another size.
+        """
+        if generator.image_size != self.discriminator.image_size:
+            fitting = [name for name, other in PRESETS.items() if other.generator.image_size == generator.image_size]
+            raise ConfigError(
+                f"the generator draws {generator.image_size}x{generator.image_size} pixels and this preset's "
+                f"discriminator sees {self.discriminator.image_size}x{self.discriminator.image_size}: "
+                f"--preset {' or '.join(fitting) or 'of that size: there is none'}"
+            )
+        return dataclasses.replace(self, generator=generator)
 
 
 # Adam with β1 = 0 moves a weight by about the learning rate in every step. The paper's rates suit networks ten times

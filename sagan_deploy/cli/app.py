@@ -13,6 +13,7 @@ from sagan_deploy.cli import (
     build,
     deploy,
     doctor,
+    evaluate,
     export,
     generate,
     import_,
@@ -35,7 +36,8 @@ app = typer.Typer(
 )
 
 for command in (
-    quickstart, train, import_, export, build, parity, deploy, verify, bench, generate, inspect, doctor, targets,
+    quickstart, train, evaluate, import_, export, build, parity, deploy, verify, bench, generate, inspect, doctor,
+    targets,
 ):  # fmt: skip
     command.register(app)
 

@@ -9,9 +9,14 @@ from torch import Tensor, nn
 from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.model.layers import activation, conv, deconv, upsample
 from sagan_deploy.model.norm import make_norm
+from sagan_deploy.model.resampling import upsample_then_conv
 
 
 class _Block(nn.Module):
+    # Training switches this on: upsampling merged into the convolution behind it, the same sums sooner. The reference
+    # that exported files are held against stays in the plain form.
+    folds_resampling = False
+
     def __init__(self, config: GeneratorConfig, upsamples: bool) -> None:
         super().__init__()
         self.upsamples = upsamples
@@ -20,6 +25,12 @@ class _Block(nn.Module):
 
     def up(self, x: Tensor) -> Tensor:
         return upsample(x, self.mode) if self.upsamples else x
+
+    def up_conv(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
+        """`layer` (3x3) after `up`."""
+        if self.upsamples and self.folds_resampling and self.mode == "nearest":
+            return upsample_then_conv(x, layer)
+        return layer(self.up(x))
 
 
 class ResidualBlock(_Block):
@@ -35,7 +46,7 @@ class ResidualBlock(_Block):
         self.skip = conv(width_in, width_out, 1, bias=config.skip_bias, spectral=spectral)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        out = self.conv1(self.up(self.activation(self.norm1(x, condition))))
+        out = self.up_conv(self.activation(self.norm1(x, condition)), self.conv1)
         out = self.conv2(self.activation(self.norm2(out, condition)))
         return out + self.up(self.skip(x))  # a 1x1 convolution and upsampling commute; this order costs a quarter
 
@@ -59,7 +70,7 @@ class BottleneckBlock(_Block):
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         out = self.conv1(self.activation(self.norm1(x, condition)))
-        out = self.conv2(self.up(self.activation(self.norm2(out, condition))))
+        out = self.up_conv(self.activation(self.norm2(out, condition)), self.conv2)
         out = self.conv3(self.activation(self.norm3(out, condition)))
         out = self.conv4(self.activation(self.norm4(out, condition)))
         return out + self.up(x[:, : self.width_out])
@@ -74,7 +85,7 @@ class PlainBlock(_Block):
         self.norm = make_norm(width_out, config, condition)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        return self.activation(self.norm(self.conv(self.up(x)), condition))
+        return self.activation(self.norm(self.up_conv(x, self.conv), condition))
 
 
 class DeconvBlock(_Block):

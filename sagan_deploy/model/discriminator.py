@@ -9,6 +9,7 @@ from sagan_deploy.config import DiscriminatorConfig
 from sagan_deploy.errors import InputError
 from sagan_deploy.model.attention import SelfAttention
 from sagan_deploy.model.layers import conv, linear, normalised
+from sagan_deploy.model.resampling import conv_then_pool
 
 
 class Discriminator(nn.Module):
@@ -51,6 +52,8 @@ class Discriminator(nn.Module):
 class DownBlock(nn.Module):
     """act–3x3–act–3x3–pool beside 1x1–pool. The first block sees pixels, so it has no leading activation."""
 
+    folds_resampling = True  # off: pool the result, as the figure reads
+
     def __init__(self, width_in: int, width_out: int, downsamples: bool, *, first: bool, spectral: bool) -> None:
         super().__init__()
         self.first = first
@@ -61,8 +64,11 @@ class DownBlock(nn.Module):
         self.skip = conv(width_in, width_out, 1, bias=True, spectral=spectral) if needs_skip else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.conv1(x if self.first else F.relu(x)))
-        out = conv_then_pool(out, self.conv2) if self.downsamples else self.conv2(out)
+        out = self.conv1(x if self.first else F.relu(x)).relu_()  # in place: nothing else reads a convolution's result
+        if self.downsamples and self.folds_resampling:
+            out = conv_then_pool(out, self.conv2)
+        else:
+            out = self.pool(self.conv2(out))
         # Average pooling and a 1x1 convolution commute; pooling first costs a quarter.
         short = self.pool(x)
         return out + (self.skip(short) if self.skip is not None else short)
@@ -70,19 +76,3 @@ class DownBlock(nn.Module):
     def pool(self, x: Tensor) -> Tensor:
         """Halve the resolution by 2x2 averages, where this block downsamples."""
         return F.avg_pool2d(x, 2) if self.downsamples else x
-
-
-def conv_then_pool(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """`layer` (3x3, padding 1), then 2x2 averages, as one 4x4 convolution of stride 2: the same sum, sooner.
-
-    An average of four neighbouring results uses the kernel at four positions; added up beforehand they form one
-    kernel of 4x4, which needs 16 multiplications per output where 4 · 9 were needed.
-    """
-    weight = layer.weight
-    shifted = (
-        F.pad(weight, (0, 1, 0, 1))
-        + F.pad(weight, (1, 0, 0, 1))
-        + F.pad(weight, (0, 1, 1, 0))
-        + F.pad(weight, (1, 0, 1, 0))
-    )
-    return F.conv2d(x, shifted / 4, layer.bias, stride=2, padding=1)

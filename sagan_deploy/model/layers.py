@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
+from torch.nn.utils.parametrize import ParametrizationList
 
 from sagan_deploy.config import Activation
 
@@ -44,6 +46,27 @@ def deconv(channels_in: int, channels_out: int, *, bias: bool, spectral: bool) -
 def linear(features_in: int, features_out: int, *, bias: bool, spectral: bool) -> nn.Linear:
     """A fully connected layer."""
     return normalised(nn.Linear(features_in, features_out, bias=bias), spectral=spectral)
+
+
+def set_power_iteration(network: nn.Module, wanted: bool) -> None:
+    """Whether training-mode passes move spectral norm's vectors on by one power iteration.
+
+    That is the mode of the parametrisations alone: batch norm and all else stay as they are.
+    """
+    for module in network.modules():
+        if isinstance(module, _SpectralNorm):
+            module.training = wanted
+
+
+@torch.no_grad()
+def largest_singular_values(network: nn.Module) -> list[float]:
+    """σ = uᵀWv of every weight with spectral norm, by its vectors as they are; W is the weight before the division."""
+    found = []
+    for module in network.modules():
+        if isinstance(module, ParametrizationList) and isinstance(module[0], _SpectralNorm):
+            rows = module[0]._reshape_weight_to_matrix(module.original)
+            found.append(float(module[0]._u @ rows @ module[0]._v))
+    return found
 
 
 def activation(name: Activation, slope: float = 0.2) -> nn.Module:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sagan_deploy.reports import words
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sagan_deploy.training.quality import QualityReport
+    from sagan_deploy.training.quality.files import FileQuality
 
 LABEL_SHARE_GOAL = 0.9
 
@@ -71,3 +75,24 @@ def quality_lines(quality: QualityReport) -> tuple[QualityLine, ...]:
             "when a class collapses to one picture.",
         ),
     )
+
+
+def files_table(rows: Sequence[FileQuality]) -> Table:
+    """One line per file: quality by the classifier, and the distance from the first file's images."""
+    from rich.table import Table
+
+    real = rows[0].quality
+    table = Table(
+        title=f"{real.images} images each; the classifier is right on {real.accuracy['label']:.1%} of real images, and "
+        f"two halves of them are {real.frechet_real:.1f} apart"
+    )
+    for name in ("file", "drawn by", "of their class", "classifier Fréchet", "spread", "worst class", "codes off"):
+        table.add_column(name, justify="left" if name in ("file", "drawn by") else "right")
+    for row in rows:
+        quality = row.quality
+        off = f"{row.mean_code_difference:.3f} (most {row.max_code_difference})"
+        table.add_row(
+            row.file, row.drawn_by, f"{quality.label_share:.1%}", f"{quality.frechet:.1f}", f"{quality.spread:.0%}",
+            f"{quality.least_spread:.0%}", off,
+        )  # fmt: skip
+    return table

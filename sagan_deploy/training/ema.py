@@ -20,8 +20,9 @@ class ExponentialMovingAverage:
     Buffers (batch statistics, spectral norm's vectors) are copied, since they are averages or estimates already.
     """
 
-    def __init__(self, generator: Generator, decay: float) -> None:
+    def __init__(self, generator: Generator, decay: float, *, foreach: bool = True) -> None:
         self.decay = decay
+        self.foreach = foreach  # all weights in one call instead of a loop: the same numbers
         self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
 
     def decay_at(self, step: int) -> float:
@@ -33,5 +34,9 @@ class ExponentialMovingAverage:
         """Move the average towards `generator`, after step number `step` (from 0)."""
         averages: list[Tensor] = list(self.generator.parameters())
         values: list[Tensor] = list(generator.parameters())
-        torch._foreach_lerp_(averages, values, 1.0 - self.decay_at(step))
+        if self.foreach:
+            torch._foreach_lerp_(averages, values, 1.0 - self.decay_at(step))
+        else:
+            for average, value in zip(averages, values, strict=True):
+                average.lerp_(value, 1.0 - self.decay_at(step))
         torch._foreach_copy_(list(self.generator.buffers()), list(generator.buffers()))

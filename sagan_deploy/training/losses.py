@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,3 +15,12 @@ def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 def generator_loss(fake_scores: Tensor) -> Tensor:
     """L_G = −E[D(G(z), y)]."""
     return -fake_scores.mean()
+
+
+def r1_penalty(real_scores: Tensor, real: Tensor) -> Tensor:
+    """E‖∇ₓD(x, y)‖²/2 over real images, the squared length of the gradient of each score by its own image.
+
+    Mescheder et al. 2018, arXiv 1801.04406, eq. (9) without its weight γ. `real` must require gradients.
+    """
+    (gradient,) = torch.autograd.grad(real_scores.sum(), real, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean() / 2

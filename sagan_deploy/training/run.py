@@ -4,52 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sagan_deploy.checkpoints.native import checkpoint_of, save_checkpoint
-from sagan_deploy.errors import CheckFailed, ConfigError
-from sagan_deploy.files import refuse_existing, remove, write_bytes
+from sagan_deploy.checkpoints.native import Checkpoint
+from sagan_deploy.errors import ConfigError
+from sagan_deploy.files import read_bytes, write_bytes
 from sagan_deploy.presets import Preset
 from sagan_deploy.progress import Progress, silent
 from sagan_deploy.training.data.dataset import Dataset
-from sagan_deploy.training.interrupt import deferred_interrupt
-from sagan_deploy.training.log import LOG_NAME, CsvLog, LogRow
-from sagan_deploy.training.samples import sample_grid
-from sagan_deploy.training.schedule import Plan, decay_start
-from sagan_deploy.training.state import (
-    STATE_NAME,
-    RunState,
-    check_same_run,
-    is_finite,
-    read_run,
-    read_state,
-    restore,
-    save_state,
-)
-from sagan_deploy.training.trainer import StepLosses, Trainer
+from sagan_deploy.training.folder import CHECKPOINT_NAME, check_out, clear, forget_after, state_of_step, sweep
+from sagan_deploy.training.schedule import decay_start
+from sagan_deploy.training.session import Session, TrainResult
+from sagan_deploy.training.state import STATE_NAME, RunState, parse_state, read_header, read_run, restore, run_of
+from sagan_deploy.training.world import World
 
-CHECKPOINT_NAME = "generator.safetensors"
-SAMPLES_NAME = "samples"
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run left: `seconds` counts all its sessions, the losses are the last step's (NaN without steps)."""
-
-    checkpoint: Path
-    steps: int
-    seconds: float
-    images_per_second: float
-    discriminator_loss: float
-    generator_loss: float
-    samples: Path | None
+__all__ = ["CHECKPOINT_NAME", "TrainResult", "check_out", "saved_run", "train"]
 
 
 def train(
@@ -61,15 +34,19 @@ def train(
     minutes: float | None = None,
     seed: int | None = None,
     resume: bool = False,
+    from_step: int | None = None,
     force: bool = False,
+    initial: Checkpoint | None = None,
     device: str = "cpu",
+    world: World | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train a generator on images, into ``out/generator.safetensors``.
 
-    Beside it come ``training.safetensors`` (all that `resume` needs), ``log.csv`` and ``samples/step_….png``. A run
-    that is interrupted and resumed ends with the same weights, bit for bit, as one that is not (on the CPU, with the
-    same number of threads). Ctrl-C finishes the step, writes a checkpoint and raises `KeyboardInterrupt`.
+    Beside it come ``training.safetensors`` (all that `resume` needs), ``log.csv``, ``log.jsonl`` and
+    ``samples/step_….png``. A run that is interrupted or killed at any moment and resumed ends with the same weights,
+    bit for bit, as one that is not (on the CPU, with as many threads and processes). Ctrl-C finishes the step, writes
+    a checkpoint and raises `KeyboardInterrupt`; SIGTERM does the same and raises `SystemExit` with code 143.
 
     Args:
         preset: networks and settings; the number of classes is taken from `data`.
@@ -79,31 +56,59 @@ def train(
         minutes: instead of `steps`, as many as fit into this time, sessions before a resume included.
         seed: of weights, batches and noise; None: the preset's.
         resume: continue the run in `out`.
+        from_step: with `resume`, go on from this older state instead of the last one; later ones are removed.
         force: replace the run in `out`.
+        initial: a generator to train on from, with the preset's config; the discriminator is a fresh one.
         device: where to compute: ``cpu``, ``cuda``, ``cuda:1`` …
+        world: instead of `device`, the processes (see `joined_world`) that all call this; the first uses `out`.
         progress: told after every step.
 
     Raises:
         ConfigError: options contradict each other, or `resume` with other settings or data.
         InputError: `out` exists, cannot be written or holds no whole state to resume.
         MissingError: there is no such device.
-        CheckFailed: the training diverged; the last good checkpoint is kept.
+        CheckFailed: the training diverged or a watchdog stopped it; the last good checkpoint is kept.
     """
+    _check_together(steps, minutes, resume=resume, force=force, from_step=from_step)
+    out, world = Path(out), world or World(device=device)
+    state, tensors = _read(out, from_step, world) if resume else (None, {})
+    if state is not None:
+        steps, minutes = _continued_plan(state, steps, minutes)
+    session = Session(_settle(preset, data, steps, seed), data, out, state, minutes, world)
+    if state is not None:
+        restore(session.trainer, tensors, path=out / STATE_NAME)
+    else:
+        if initial is not None:
+            session.begin_with(initial)
+        world.on_first(lambda: clear(out, force=force))
+    with _flush_denormals():
+        return session.finish(progress)
+
+
+def _check_together(
+    steps: int | None, minutes: float | None, *, resume: bool, force: bool, from_step: int | None
+) -> None:
     if steps is not None and minutes is not None:
         raise ConfigError("give either steps or minutes, not both")
     if resume and force:
         raise ConfigError("resume continues the run in the folder and force replaces it: give one of them")
-    out = Path(out)
-    state, tensors = read_state(out / STATE_NAME) if resume else (None, {})
-    if state is not None:
-        steps, minutes = _continued_plan(state, steps, minutes)
-    run = _Run(_settle(preset, data, steps, seed), data, out, state, minutes, device)
-    if state is not None:
-        restore(run.trainer, tensors, path=out / STATE_NAME)
-    else:
-        _clear(out, force=force)
-    with _flush_denormals():
-        return run.finish(progress)
+    if from_step is not None and not resume:
+        raise ConfigError("from_step goes back in a run that is resumed: give resume as well")
+
+
+def _read(out: Path, from_step: int | None, world: World) -> tuple[RunState, dict[str, torch.Tensor]]:
+    def read() -> bytes:
+        path = state_of_step(out, from_step)
+        step = read_run(path).step
+        payload = read_bytes(path)
+        parse_state(payload, path=path)  # a damaged file is refused before anything is removed
+        sweep(out)
+        if path != out / STATE_NAME:
+            write_bytes(out / STATE_NAME, payload)
+            forget_after(out, step)
+        return payload
+
+    return parse_state(world.bytes_from_first(world.on_first(read)), path=out / STATE_NAME)
 
 
 def _settle(preset: Preset, data: Dataset | None, steps: int | None, seed: int | None) -> Preset:
@@ -123,132 +128,6 @@ def _settle(preset: Preset, data: Dataset | None, steps: int | None, seed: int |
             f"are 3 channels of {data.image_size}x{data.image_size}: they must agree"
         )
     return settled.with_classes(data.num_classes)
-
-
-class _Run:
-    """One session of a run."""
-
-    def __init__(
-        self,
-        preset: Preset,
-        data: Dataset | None,
-        out: Path,
-        state: RunState | None,
-        minutes: float | None,
-        device: str,
-    ) -> None:
-        self.preset = preset
-        self.data = data
-        self.out = out
-        self.fingerprint = data.fingerprint() if data is not None else ""
-        if state is not None:
-            check_same_run(state, preset, self.fingerprint, path=out / STATE_NAME)
-        self.step = self.first = self.saved = state.step if state is not None else 0  # saved: of the checkpoint on disk
-        before, started = state.elapsed if state is not None else 0.0, time.monotonic()
-        self.clock: Callable[[], float] = lambda: before + time.monotonic() - started
-        self.plan = Plan(preset.train, minutes, self.clock, state.total if state is not None else None)
-        self.trainer = Trainer(preset, device=device)
-        self.losses: StepLosses | None = None
-        self.samples: Path | None = None
-
-    def finish(self, progress: Progress) -> TrainResult:
-        """Take the steps that are left."""
-        log = CsvLog(self.out / LOG_NAME, resume_at=self.step)
-        began = time.monotonic()
-        if self.data is not None and not self.plan.done(self.step):
-            with deferred_interrupt() as interrupt:
-                self._steps(self.data, log, lambda: interrupt.asked, progress)
-            if interrupt.asked:
-                raise KeyboardInterrupt
-        else:
-            self._save_generator()  # of no steps, or of a run that was killed just before it wrote this last file
-        taken, seconds = self.step - self.first, time.monotonic() - began
-        d_loss, g_loss = float("nan"), float("nan")
-        if self.losses is not None:
-            d_loss, g_loss = float(self.losses.discriminator), float(self.losses.generator)
-        return TrainResult(
-            checkpoint=self.out / CHECKPOINT_NAME,
-            steps=self.step,
-            seconds=self.clock(),
-            images_per_second=taken * self.preset.train.batch_size / seconds if taken else 0.0,
-            discriminator_loss=d_loss,
-            generator_loss=g_loss,
-            samples=self.samples,
-        )
-
-    def _steps(self, data: Dataset, log: CsvLog, interrupted: Callable[[], bool], progress: Progress) -> None:
-        config, batches = self.preset.train, self.trainer.batches(data)
-        noted, noted_at = self.step, time.monotonic()
-        while not self.plan.done(self.step) and not interrupted():
-            factor = self.plan.factor(self.step)
-            losses = self.losses = self.trainer.step(self.step, batches, rate_factor=factor)
-            self.step += 1
-            self.plan.observe(self.step)
-            done = self.plan.done(self.step)
-            if self.step % config.log_every == 0 or done:
-                now = time.monotonic()
-                speed = (self.step - noted) * config.batch_size / max(now - noted_at, 1e-9)
-                noted, noted_at = self.step, now
-                log.write(self._checked(_log_row(self.step, losses, factor, speed)))
-            if self.step % config.sample_every == 0 or done:
-                self._save_samples()
-            if self.step % config.checkpoint_every == 0 or done:
-                self._save()
-            progress("train", self.step, self.plan.total)
-        if self.saved != self.step:
-            self._save()
-
-    def _checked(self, row: LogRow) -> LogRow:
-        # NaN and infinity spread through both networks within a step or two, so the losses show them soon enough.
-        if not abs(row.discriminator_loss + row.generator_loss) < float("inf"):
-            raise self._diverged(f"losses {row.discriminator_loss:g} and {row.generator_loss:g}")
-        return row
-
-    def _diverged(self, what: str) -> CheckFailed:
-        kept = (
-            f"The checkpoint of step {self.saved} in {self.out} is good" if self.saved else "No checkpoint was written"
-        )
-        return CheckFailed(
-            f"the training diverged at step {self.step} ({what}). {kept}. "
-            "Start again with lower --generator-lr and --discriminator-lr, or another --seed."
-        )
-
-    def _save(self) -> None:
-        if not is_finite(self.trainer):
-            raise self._diverged("weights that are not finite")
-        source = self.data.source if self.data is not None else ""
-        state = RunState(
-            self.preset, self.step, self.plan.total, self.plan.minutes, self.clock(), source, self.fingerprint
-        )
-        save_state(self.out / STATE_NAME, state, self.trainer)
-        self._save_generator()
-        self.saved = self.step
-
-    def _save_generator(self) -> None:
-        data, config = self.data, self.preset.train
-        made: dict[str, Any] = {"step": "train", "version": version("sagan-deploy")}
-        if data is not None:
-            made |= {"data": data.name, "images": len(data), "attribution": data.attribution}
-        made |= {"steps": self.step, "batch_size": config.batch_size, "seed": config.seed}
-        names = data.class_names if data is not None else ()
-        checkpoint = checkpoint_of(self.trainer.ema.generator, class_names=names, provenance=(made,))
-        save_checkpoint(self.out / CHECKPOINT_NAME, checkpoint)
-
-    def _save_samples(self) -> None:
-        picture = sample_grid(self.trainer.ema.generator, seed=self.preset.train.seed)
-        self.samples = write_bytes(self.out / SAMPLES_NAME / f"step_{self.step:06d}.png", picture)
-
-
-def _log_row(step: int, losses: StepLosses, factor: float, speed: float) -> LogRow:
-    return LogRow(
-        step=step,
-        discriminator_loss=float(losses.discriminator),
-        generator_loss=float(losses.generator),
-        real_score=float(losses.real_score),
-        fake_score=float(losses.fake_score),
-        rate_factor=factor,
-        images_per_second=speed,
-    )
 
 
 def _continued_plan(state: RunState, steps: int | None, minutes: float | None) -> tuple[int | None, float | None]:
@@ -271,30 +150,14 @@ def _continued_plan(state: RunState, steps: int | None, minutes: float | None) -
     return steps, None
 
 
-def saved_run(out: Path) -> RunState:
-    """What the run in `out` is and where it stands.
+def saved_run(out: Path, world: World | None = None) -> RunState:
+    """What the run in `out` is and where it stands; of several processes only the first one reads.
 
     Raises:
         InputError: there is none, or it is damaged.
     """
-    return read_run(out / STATE_NAME)
-
-
-def check_out(out: Path, *, force: bool) -> None:
-    """Refuse a folder that a new run may not use; an empty one will do. Worth asking before images are read.
-
-    Raises:
-        InputError: `out` holds something already, and `force` is not set or it is no run.
-    """
-    if not (out.is_dir() and not any(out.iterdir())):
-        refuse_existing(out, marker=LOG_NAME, force=force)
-
-
-def _clear(out: Path, *, force: bool) -> None:
-    # Only files of a run are ever removed, whatever else lies beside them.
-    check_out(out, force=force)
-    for path in (out / STATE_NAME, out / CHECKPOINT_NAME, out / LOG_NAME, *(out / SAMPLES_NAME).glob("step_*.png")):
-        remove(path)
+    path, world = Path(out) / STATE_NAME, world or World()
+    return run_of(world.bytes_from_first(world.on_first(lambda: read_header(path))), path=path)
 
 
 @contextlib.contextmanager

@@ -13,10 +13,10 @@ from sagan_deploy.model.generator import Generator
 _ROWS, _COLUMNS = 10, 10
 
 
-def sample_grid(generator: Generator, *, seed: int) -> bytes:
-    """A PNG of fixed latents, one row per class (evenly spaced classes where there are many).
+def sample_images(generator: Generator, *, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    """Images of fixed latents and their labels, ten per class (evenly spaced classes where there are many).
 
-    All rows share their latents, column by column: what differs down a column is the class.
+    All classes share their latents, so that what differs between them is the class.
     """
     classes = generator.config.num_classes
     rows = min(classes, _ROWS) if classes else _ROWS
@@ -25,7 +25,12 @@ def sample_grid(generator: Generator, *, seed: int) -> bytes:
     if classes:
         latents = np.tile(latents, (rows, 1))
         labels = np.repeat(np.linspace(0, classes - 1, rows).round().astype(np.int64), _COLUMNS)
-    return encode_png(grid(to_uint8(draw(generator, latents, labels)), _COLUMNS))
+    return draw(generator, latents, labels), labels
+
+
+def sample_grid(images: NDArray[np.float32]) -> bytes:
+    """A PNG of `sample_images`, one row per class."""
+    return encode_png(grid(to_uint8(images), _COLUMNS))
 
 
 @torch.no_grad()

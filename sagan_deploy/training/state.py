@@ -7,6 +7,7 @@ Nothing in it could run when it is read (no pickle).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from sagan_deploy.config import DiscriminatorConfig, GeneratorConfig, TrainConfig, from_dict, to_dict
 from sagan_deploy.errors import ConfigError, InputError
-from sagan_deploy.files import read_bytes, write_bytes
+from sagan_deploy.files import read_bytes
 from sagan_deploy.optional import require
 from sagan_deploy.presets import Preset
 from sagan_deploy.training.trainer import Trainer
@@ -27,7 +28,16 @@ FORMAT = "sagan-deploy/training/1"
 STATE_NAME = "training.safetensors"
 _HEADER_KEY = "sagan_deploy_training"
 # These may change between sessions of one run: they decide when to stop and what to write, not what is learned.
-_FREE = {"steps", "log_every", "sample_every", "checkpoint_every"}
+_FREE = {
+    "steps",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "keep",
+    "watch",
+    "standing_batches",
+    "evaluate_every",
+}
 
 
 @dataclass(frozen=True)
@@ -45,19 +55,30 @@ class RunState:
     elapsed: float
     source: str
     fingerprint: str
+    best: float | None = None  # the classifier Fréchet distance of best.safetensors
+    history: tuple[dict[str, Any], ...] = ()  # the provenance of the generator it began with
 
 
-def save_state(path: Path, state: RunState, trainer: Trainer) -> None:
-    """Write the run in one step."""
+def state_bytes(state: RunState, trainer: Trainer) -> bytes:
+    """The run as the bytes of a file."""
     header = {"format": FORMAT, **dataclasses.asdict(state), "preset": _preset_dict(state.preset)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(trainer).items()}
     # safetensors refuses tensors that share memory; on the CPU none of these do.
-    payload = require("safetensors.torch", "train").save(tensors, {_HEADER_KEY: json.dumps(header)})
-    write_bytes(path, payload)
+    payload: bytes = require("safetensors.torch", "train").save(tensors, {_HEADER_KEY: json.dumps(header)})
+    return payload
 
 
 def read_run(path: Path) -> RunState:
     """What a run is and where it stands, without its tensors.
+
+    Raises:
+        InputError: not a training state of this project, truncated or damaged.
+    """
+    return run_of(read_header(path), path=path)
+
+
+def read_header(path: Path) -> bytes:
+    """The header of a state, for `run_of`.
 
     Raises:
         InputError: not a training state of this project, truncated or damaged.
@@ -67,13 +88,24 @@ def read_run(path: Path) -> RunState:
             length = int.from_bytes(stream.read(8), "little")
             if not 2 <= length <= path.stat().st_size - 8:
                 raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(json.loads(stream.read(length))["__metadata__"][_HEADER_KEY])
-        if header.pop("format") != FORMAT:
-            raise ValueError(f"this version reads {FORMAT!r}")
-        return RunState(**header | {"preset": _preset_from(header["preset"])})
+            header = stream.read(length)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist, so there is no run to resume. Start one without --resume.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except _DAMAGES as error:
+        raise InputError(f"{path} is not a training state ({error}). Start again without --resume.") from error
+    run_of(header, path=path)
+    return header
+
+
+def run_of(header: bytes, *, path: Path) -> RunState:
+    """What a header says; `path` is named in errors."""
+    try:
+        values = json.loads(json.loads(header)["__metadata__"][_HEADER_KEY])
+        if values.pop("format") != FORMAT:
+            raise ValueError(f"this version reads {FORMAT!r}")
+        parsed = {"preset": _preset_from(values["preset"]), "history": tuple(values.get("history", ()))}
+        return RunState(**values | parsed)
+    except _DAMAGES as error:
         raise InputError(f"{path} is not a training state ({error}). Start again without --resume.") from error
 
 
@@ -83,14 +115,29 @@ def read_state(path: Path) -> tuple[RunState, dict[str, Tensor]]:
     Raises:
         InputError: not a training state of this project, truncated or damaged.
     """
-    state = read_run(path)
+    read_run(path)  # a missing file is named as such
+    return parse_state(read_bytes(path), path=path)
+
+
+def parse_state(payload: bytes, *, path: Path) -> tuple[RunState, dict[str, Tensor]]:
+    """`read_state` of bytes that were read from `path` already."""
+    length = int.from_bytes(payload[:8], "little")
     try:
-        tensors: dict[str, Tensor] = require("safetensors.torch", "train").load(read_bytes(path))
+        if not 2 <= length <= len(payload) - 8:
+            raise ValueError(f"its header claims {length} bytes")
+    except _DAMAGES as error:
+        raise InputError(f"{path} is not a training state ({error}). Start again without --resume.") from error
+    state = run_of(payload[8 : 8 + length], path=path)
+    try:
+        tensors: dict[str, Tensor] = require("safetensors.torch", "train").load(payload)
     except InputError:
         raise
     except Exception as error:  # what safetensors raises for damaged tensors has no documented base
         raise InputError(f"{path} is not whole ({error}). Start again without --resume.") from error
     return state, tensors
+
+
+_DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError)
 
 
 def restore(trainer: Trainer, tensors: dict[str, Tensor], *, path: Path) -> None:
@@ -137,6 +184,15 @@ def is_finite(trainer: Trainer) -> bool:
     # The average follows the generator, so the two networks tell it all. A sum is finite only if every term is.
     parameters = [*trainer.generator.parameters(), *trainer.discriminator.parameters()]
     return all(math.isfinite(float(parameter.detach().abs().sum())) for parameter in parameters)
+
+
+def digest(trainer: Trainer) -> str:
+    """A hash of all that a step changes: equal in all processes of a run, or something is wrong."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(_tensors(trainer).items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _networks(trainer: Trainer) -> dict[str, nn.Module]:

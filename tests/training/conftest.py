@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from sagan_deploy.config import DiscriminatorConfig, GeneratorConfig, TrainConfig
+from sagan_deploy.config import AttentionConfig, DiscriminatorConfig, GeneratorConfig, TrainConfig
 from sagan_deploy.presets import Preset
 from sagan_deploy.training.data import Dataset
 
@@ -34,6 +36,14 @@ def tiny() -> Preset:
             log_every=2, sample_every=4, checkpoint_every=3,
         ),
     )  # fmt: skip
+
+
+@pytest.fixture
+def without_spectral_norm(tiny) -> Preset:
+    changes = {"spectral_norm": False, "attention": AttentionConfig(spectral_norm=False)}
+    return Preset(
+        dataclasses.replace(tiny.generator, **changes), dataclasses.replace(tiny.discriminator, **changes), tiny.train
+    )
 
 
 @pytest.fixture

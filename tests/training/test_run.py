@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 
 from sagan_deploy.checkpoints.native import load_checkpoint
 from sagan_deploy.errors import CheckFailed, ConfigError, InputError
-from sagan_deploy.training import run as run_module
 from sagan_deploy.training import trainer as trainer_module
 from sagan_deploy.training.run import saved_run, train
-from sagan_deploy.training.state import STATE_NAME, read_state
+from sagan_deploy.training.session import Session
+from sagan_deploy.training.state import STATE_NAME, read_state, restore
+from sagan_deploy.training.world import World
 
 
 def _weights(out):
@@ -68,7 +69,8 @@ def test_a_run_leaves_generator_state_log_and_pictures(tiny, squares, tmp_path):
     assert sorted(p.name for p in (out / "samples").iterdir()) == ["step_000004.png", "step_000008.png"]
     with Image.open(result.samples) as picture:
         assert picture.size == (80, 24)  # ten columns, one row per class
-    assert sorted(p.name for p in out.iterdir()) == ["generator.safetensors", "log.csv", "samples", STATE_NAME]
+    names = ["generator.safetensors", "log.csv", "log.jsonl", "samples", STATE_NAME]
+    assert sorted(p.name for p in out.iterdir()) == names
 
 
 def test_the_average_is_what_is_written(tiny, squares, tmp_path):
@@ -117,8 +119,8 @@ def test_the_state_matters_for_the_resume(tiny, squares, tmp_path):
             train(tiny, squares, out, progress=_interrupt_at(5))
         state, tensors = read_state(out / STATE_NAME)
         tensors[part] = tensors[part].roll(1) + 1e-3
-        run = run_module._Run(dataclasses.replace(tiny, train=state.preset.train), squares, out, state, None, "cpu")
-        run_module.restore(run.trainer, tensors, path=out)
+        run = Session(dataclasses.replace(tiny, train=state.preset.train), squares, out, state, None, World())
+        restore(run.trainer, tensors, path=out)
         run.finish(lambda *step: None)
         train(tiny, squares, out.with_suffix(".whole"))
         assert _weights(out) != _weights(out.with_suffix(".whole"))
@@ -181,7 +183,7 @@ def test_a_second_interrupt_does_not_wait(tiny, squares, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train(tiny, squares, tmp_path / "run", progress=twice)
-    assert not (tmp_path / "run" / STATE_NAME).exists()
+    assert saved_run(tmp_path / "run").step == 0  # what it began with, and no half of a step
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -9,20 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from sagan_deploy.config import AttentionConfig
 from sagan_deploy.errors import MissingError
-from sagan_deploy.presets import Preset
 from sagan_deploy.training.data.batches import noise
 from sagan_deploy.training.trainer import Trainer
-
-
-def _without_spectral_norm(preset: Preset) -> Preset:
-    changes = {"spectral_norm": False, "attention": AttentionConfig(spectral_norm=False)}
-    return Preset(
-        dataclasses.replace(preset.generator, **changes),
-        dataclasses.replace(preset.discriminator, **changes),
-        preset.train,
-    )
 
 
 class _PlainAdam:
@@ -46,9 +35,9 @@ class _PlainAdam:
 
 
 @pytest.mark.parametrize("discriminator_steps", [1, 2])
-def test_a_step_equals_the_naive_loop(tiny, squares, discriminator_steps):
+def test_a_step_equals_the_naive_loop(without_spectral_norm, squares, discriminator_steps):
     """Separate passes, nothing frozen, gradients through everything, float64, Adam by hand."""
-    preset = _without_spectral_norm(tiny)
+    preset = without_spectral_norm
     config = dataclasses.replace(preset.train, discriminator_steps=discriminator_steps, seed=3)
     trainer = Trainer(dataclasses.replace(preset, train=config))
     with torch.no_grad():  # attention begins switched off, and must be seen here

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ class Dataset:
 
     `attributes` holds what else is known of every image, as int64 [n] by name (the robots' body shape): nothing is
     trained on it, so it can tell whether the generator drew all kinds or only some. `attribution` credits the makers;
-    `source` is what `open_dataset` finds the same images by again.
+    `source` is what `open_dataset` finds the same images by again; `preparation` says how files became these pixels,
+    for the checkpoint's provenance.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Dataset:
     attribution: str = ""
     attributes: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     source: str = ""
+    preparation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         images = self.images
@@ -66,6 +68,11 @@ class Dataset:
         step = max(1, len(self) // _HASHED_IMAGES)
         digest.update(np.ascontiguousarray(self.images[::step]).tobytes())
         return digest.hexdigest()
+
+
+def without_classes(data: Dataset) -> Dataset:
+    """The same images without labels."""
+    return replace(data, labels=None, class_names=())
 
 
 def _check_labels(name: str, labels: NDArray[Any], count: int, classes: int) -> None:

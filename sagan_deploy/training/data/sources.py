@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sagan_deploy.errors import ConfigError, InputError
 from sagan_deploy.progress import Progress, silent
 from sagan_deploy.training.data.arrays import load_arrays
 from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.data.digits import load_digits
-from sagan_deploy.training.data.folder import load_folder
+from sagan_deploy.training.data.folder import load_folder, load_zip
 from sagan_deploy.training.data.robots import compose_robots
+from sagan_deploy.training.data.shards import load_shards
 
 BUILT_IN: dict[str, Callable[[int, Progress], Dataset]] = {
     "robots": lambda size, progress: compose_robots(size, progress=progress),
@@ -20,31 +22,41 @@ BUILT_IN: dict[str, Callable[[int, Progress], Dataset]] = {
 }
 
 
-def open_dataset(spec: str | Path, image_size: int, *, progress: Progress = silent) -> Dataset:
+def open_dataset(spec: str | Path, image_size: int, *, corrupt_limit: int = 0, progress: Progress = silent) -> Dataset:
     """Read images into memory.
 
     Args:
-        spec: ``robots`` or ``digits``, a folder with one sub-folder of images per class, or an ``.npz`` file.
-        image_size: height and width that the network wants; folders and robots are resized to it, arrays must have it.
+        spec: ``robots`` or ``digits``; a folder with one sub-folder of images per class, or a ``.zip`` of one; an
+            ``.npz`` file; or ``NAME-{000..009}.tar``, WebDataset shards.
+        image_size: height and width that the network wants; everything is resized to it, but arrays must have it.
+        corrupt_limit: so many image files may be unreadable; they are left out and named in the result.
         progress: told how many images are read.
 
     Raises:
         InputError: a file is corrupt, of another kind, or its parts do not agree.
         ConfigError: the built-in set does not come in this size.
-        MissingError: the package with the built-in set is not installed.
+        MissingError: the package with the built-in set, or of this kind of data, is not installed.
     """
     if image_size < 1:
         raise ConfigError(f"image_size (={image_size}) must be at least 1")
     if str(spec) in BUILT_IN:
         return replace(BUILT_IN[str(spec)](image_size, progress), source=str(spec))
+    options: dict[str, Any] = {"corrupt_limit": corrupt_limit, "progress": progress}
     path = Path(spec)
     if path.is_dir():
-        return replace(load_folder(path, image_size, progress=progress), source=str(path.resolve()))
+        return replace(load_folder(path, image_size, **options), source=str(path.resolve()))
+    if path.suffix.lower() == ".tar":
+        return replace(load_shards(str(spec), image_size, **options), source=str(path.resolve()))
     if not path.exists():
         raise InputError(
             f"--data {spec}: no such folder or file, and no built-in set of that name. "
             f"Built in: {', '.join(BUILT_IN)}. A folder has one sub-folder of images per class."
         )
+    if path.suffix.lower() == ".zip":
+        return replace(load_zip(path, image_size, **options), source=str(path.resolve()))
     if path.suffix.lower() == ".npz":
         return replace(load_arrays(path, image_size), source=str(path.resolve()))
-    raise InputError(f"--data {spec} is neither a folder of images nor an .npz file with arrays 'images' and 'labels'.")
+    raise InputError(
+        f"--data {spec} is neither a folder of images nor a .zip of one, nor an .npz file with arrays 'images' and "
+        "'labels', nor .tar shards."
+    )

@@ -14,7 +14,7 @@ from sagan_deploy.errors import ConfigError, InputError, MissingError
 from sagan_deploy.training.data import Dataset, open_dataset
 from sagan_deploy.training.data import digits as digits_module
 from sagan_deploy.training.data import robots as robots_module
-from sagan_deploy.training.data.folder import read_image
+from sagan_deploy.training.data.collect import read_image
 from sagan_deploy.training.data.robots import compose_robots
 
 
@@ -169,9 +169,9 @@ def test_a_single_array_is_no_npz(tmp_path):
 def test_sources_that_do_not_exist(tmp_path):
     with pytest.raises(InputError, match="no such folder or file, and no built-in set.*robots, digits"):
         open_dataset("robot", 32)
-    (tmp_path / "data.tar").write_bytes(b"x")
-    with pytest.raises(InputError, match="neither a folder of images nor an .npz"):
-        open_dataset(tmp_path / "data.tar", 32)
+    (tmp_path / "data.rar").write_bytes(b"x")
+    with pytest.raises(InputError, match="neither a folder of images nor a .zip of one, nor an .npz"):
+        open_dataset(tmp_path / "data.rar", 32)
     with pytest.raises(ConfigError, match="image_size"):
         open_dataset("robots", 0)
 

@@ -1,0 +1,48 @@
+"""`sagan-deploy evaluate`: the quality of finished files on the same latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sagan_deploy.cli.talk import JsonOption, QuietOption, SeedOption, print_json, print_result, progress_bars
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    files: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files, plans or bundles.")],
+    data: Annotated[str, typer.Option(help="The real images with their classes, as for train.")],
+    images_per_class: Annotated[int, typer.Option(min=2, help="How many images of every class to draw.")] = 200,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure what files draw against real images: PyTorch's checkpoint next to exported engines, on equal latents.
+
+    A small classifier, trained here on the real images, judges; its Fréchet distance is no FID.
+
+    Example: sagan-deploy evaluate run/generator.safetensors bundle --data robots
+    """
+    from sagan_deploy.optional import require
+
+    require("torch", "train")
+    from sagan_deploy.generation import open_generator
+    from sagan_deploy.reports.quality import files_table
+    from sagan_deploy.training.data import open_dataset
+    from sagan_deploy.training.quality.files import evaluate_files
+
+    with open_generator(files[0]) as generator:
+        size = generator.config.image_size
+    with progress_bars(quiet=quiet) as progress:
+        images = open_dataset(data, size, progress=progress)
+        rows = evaluate_files(files, images, images_per_class=images_per_class, seed=seed, progress=progress)
+    if json:
+        print_json([row.to_dict() for row in rows])
+    else:
+        print_result(files_table(rows))
