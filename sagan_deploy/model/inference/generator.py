@@ -13,7 +13,7 @@ from sagan_deploy.errors import ConfigError
 from sagan_deploy.model import generator as training
 from sagan_deploy.model.blocks import ResidualBlock
 from sagan_deploy.model.inference.affine import ConditionalAffine, ConstantAffine, to_affine
-from sagan_deploy.model.inference.attention import InferenceAttention
+from sagan_deploy.model.inference.attention import InferenceAttention, at_least_float32
 from sagan_deploy.model.inference.blocks import Final, to_inference_block
 from sagan_deploy.model.inference.fold import batch_norm, effective
 from sagan_deploy.model.inference.options import InferenceOptions
@@ -157,8 +157,7 @@ class InferenceTail(nn.Module):
             x = self.affine(x)
         if self.activation is not None:
             x = self.activation(x)
-        images = torch.tanh(self.conv(x))
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        images = at_least_float32(torch.tanh(self.conv(x)))
         return images if self.output == "float" else to_codes(images)
 
 
