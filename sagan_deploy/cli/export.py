@@ -36,8 +36,13 @@ def export(
         typer.Option(help="fused: the layout that TensorRT turns into one kernel; auto: fused for half precision."),
     ] = "auto",
     upsample_conv: Annotated[
-        Literal["phases", "transposed", "plain"], typer.Option(help="How upsampling and 3x3 convolution are written.")
-    ] = "phases",
+        Literal["auto", "phases", "differences", "transposed", "plain"],
+        typer.Option(help="How upsampling and 3x3 convolution are written; auto: by width and precision."),
+    ] = "auto",
+    conv: Annotated[
+        Literal["auto", "direct", "winograd"],
+        typer.Option(help="How the other 3x3 convolutions are written; auto: Winograd for wide fp32 layers."),
+    ] = "auto",
     output: Annotated[
         Literal["float", "uint8"], typer.Option(help="float: n c h w in [-1, 1]; uint8: n h w c, 0 to 255.")
     ] = "float",
@@ -65,7 +70,10 @@ def export(
     refuse_existing_file(out, force=force)
     if precision in ("int8", "fp8") and form == "training":
         raise ConfigError("--form training is for comparison and comes in --precision fp32 --output float only")
-    shape = {"attention": attention, "upsample_conv": upsample_conv, "output": output, "io_precision": io_precision}
+    shape = {
+        "attention": attention, "upsample_conv": upsample_conv, "conv": conv,
+        "output": output, "io_precision": io_precision,
+    }  # fmt: skip
     with progress_bars(quiet=quiet) as progress:
         loaded = load_checkpoint(checkpoint)
         if precision in ("fp32", "fp16", "bf16", "mixed"):

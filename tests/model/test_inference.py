@@ -28,13 +28,16 @@ def relative(a, b):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(
-    ("attention", "upsample_conv"),
-    list(itertools.product(["fused", "decomposed"], ["phases", "transposed", "plain"])),
+    ("attention", "upsample_conv", "conv"),
+    [
+        *itertools.product(["fused", "decomposed"], ["phases", "transposed", "plain"], ["direct"]),
+        ("decomposed", "differences", "winograd"),
+    ],
 )
-def test_the_inference_form_is_the_same_function(name, attention, upsample_conv):
+def test_the_inference_form_is_the_same_function(name, attention, upsample_conv, conv):
     config = CONFIGS[name]
     generator = tiny_generator(config).double()
-    form = to_inference(generator, InferenceOptions(attention=attention, upsample_conv=upsample_conv))
+    form = to_inference(generator, InferenceOptions(attention=attention, upsample_conv=upsample_conv, conv=conv))
     assert relative(form(*inputs(config)), generator(*inputs(config))) <= EXACT
 
 
