@@ -32,7 +32,7 @@ def capture(module: nn.Module, examples: tuple[Tensor, ...], free: tuple[Mapping
 
     axes = tuple(None if names is None else dict.fromkeys(names, torch.export.Dim.DYNAMIC) for names in free)
     # As torch's ONNX exporter does it: an axis of 1 is an axis like any other.
-    with _config.patch(backed_size_oblivious=True):
+    with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(module, examples, dynamic_shapes=axes, strict=False)
     _check_plain(program)
     _cast_plainly(program.graph_module.graph)
