@@ -127,10 +127,17 @@ def test_the_short_way_is_taken_and_writes_the_same_graph(monkeypatch):
     def unwilling(*_):
         raise RuntimeError("no capture")
 
+    def known(attributes):
+        return sorted(str(attribute) for attribute in attributes if attribute.name != "allowzero")
+
     def facts(payload):
         graph = onnx.load_from_string(payload).graph
+        # torch writes Reshape with allowzero in one way only; without a 0 in a shape it says nothing.
+        assert all(
+            0 not in onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if "shape" in tensor.name
+        )
         nodes = [
-            (node.op_type, node.name, tuple(node.input), tuple(node.output), sorted(map(str, node.attribute)))
+            (node.op_type, node.name, tuple(node.input), tuple(node.output), known(node.attribute))
             for node in graph.node
         ]
         return nodes, sorted((tensor.name, tensor.raw_data) for tensor in graph.initializer)
