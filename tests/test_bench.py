@@ -40,7 +40,7 @@ def test_ratios_and_latencies_are_those_of_the_contenders(monkeypatch):
     def sleeping(milliseconds):
         return lambda z, labels: time.sleep(milliseconds / 1e3)
 
-    rows = module._measure({"slow": sleeping(20), "fast": sleeping(5)}, TINY, 2, BenchOptions(duration=0.2, warmup=0))
+    rows = module.measure({"slow": sleeping(20), "fast": sleeping(5)}, TINY, 2, BenchOptions(duration=0.2, warmup=0))
     slow, fast = rows
     assert slow.calls == fast.calls  # they take turns
     assert 20 <= slow.p50_ms < 60
@@ -86,7 +86,7 @@ def test_at_least_so_many_rounds_and_the_spread_of_the_ratio():
         time.sleep(next(turns))
 
     options = BenchOptions(duration=1e-6, warmup=0, iterations=5, percentiles=(0, 95))
-    other, row = module._measure(
+    other, row = module.measure(
         {"fast": lambda z, labels: time.sleep(0.01), "uneven": uneven}, TINY, 1, options, "uneven"
     )
     assert row.calls == 5

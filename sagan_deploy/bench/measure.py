@@ -53,7 +53,7 @@ def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progres
         rows: list[Row] = []
         for done, batch in enumerate(options.batches):
             progress("bench", done, len(options.batches))
-            measured = _measure({name: each.run for name, each in opened.items()}, config, batch, options, baseline)
+            measured = measure({name: each.run for name, each in opened.items()}, config, batch, options, baseline)
             rows += [_with_facts(row, opened[row.name].contender, config, options, peak) for row in measured]
         progress("bench", len(options.batches), len(options.batches))
         predictions = [
@@ -95,9 +95,10 @@ def _baseline(names: list[str], wanted: str | None) -> str:
     return found[0]
 
 
-def _measure(
+def measure(
     contenders: dict[str, Run], config: GeneratorConfig, batch: int, options: BenchOptions, baseline: str | None = None
 ) -> list[Row]:
+    """A row per contender from rounds in which each takes its turn; the first is the baseline unless one is named."""
     given = batch_of(config, batch, options.seed)
     wall: dict[str, list[float]] = {name: [] for name in contenders}
     cpu: dict[str, list[float]] = {name: [] for name in contenders}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -13,6 +14,7 @@ from sagan_deploy.errors import ConfigError
 if TYPE_CHECKING:
     from sagan_deploy.bundle.manifest import Artifact
     from sagan_deploy.export import ExportedGenerator
+    from sagan_deploy.tuning import Trial
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +54,12 @@ def export(
         typer.Option(help="For mixed: a part that stays float32: stem, tail, stages.N[.block|.attention]. Repeatable."),
     ] = None,
     calibration_latents: Annotated[int, typer.Option(min=1, help="Images that int8 and fp8 are calibrated on.")] = 64,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Try the fp32 forms on this machine's CPU; keep the fastest that parity passes."),
+    ] = False,
+    tune_batch: Annotated[int, typer.Option(min=1, help="Batch size that --tune times.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime for --tune.")] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; by default one that TensorRT 10 reads.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -68,6 +76,7 @@ def export(
     from sagan_deploy.quantisation import quantised
 
     refuse_existing_file(out, force=force)
+    _check_tuning(tune, precision, form, opset, upsample_conv, conv)
     if precision in ("int8", "fp8") and form == "training":
         raise ConfigError("--form training is for comparison and comes in --precision fp32 --output float only")
     shape = {
@@ -76,7 +85,14 @@ def export(
     }  # fmt: skip
     with progress_bars(quiet=quiet) as progress:
         loaded = load_checkpoint(checkpoint)
-        if precision in ("fp32", "fp16", "bf16", "mixed"):
+        trials: tuple[Trial, ...] = ()
+        if tune:
+            from sagan_deploy.tuning import tune as run
+
+            options = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
+            tuned = run(loaded, options, batch=tune_batch, threads=threads, progress=progress)
+            exported, trials = tuned.exported, tuned.trials
+        elif precision in ("fp32", "fp16", "bf16", "mixed"):
             options = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
             exported = export_generator(loaded, options, form=form, opset=opset, progress=progress)
         else:
@@ -84,11 +100,21 @@ def export(
             half = InferenceOptions(precision="fp16", **shape)  # type: ignore[arg-type]
             exported = quantised(loaded, kind, half, latents=calibration_latents, opset=opset, progress=progress)
     write_bytes(out, exported.payload)
-    _show(exported, onnx_artifact(exported, out.name), out, as_json=json)
+    _show(exported, onnx_artifact(exported, out.name), out, trials, as_json=json)
 
 
-def _show(exported: ExportedGenerator, artifact: Artifact, out: Path, *, as_json: bool) -> None:
-    facts = {
+def _check_tuning(tune: bool, precision: str, form: str, opset: int | None, *forms: str) -> None:
+    if tune and (precision != "fp32" or form != "inference" or opset is not None or set(forms) != {"auto"}):
+        raise ConfigError(
+            "--tune tries the forms of a float32 inference export itself; leave out --precision, --form, --opset, "
+            "--upsample-conv and --conv"
+        )
+
+
+def _show(
+    exported: ExportedGenerator, artifact: Artifact, out: Path, trials: tuple[Trial, ...], *, as_json: bool
+) -> None:
+    facts: dict[str, object] = {
         "path": str(out),
         "sha256": artifact.sha256,
         "bytes": artifact.size,
@@ -98,9 +124,13 @@ def _show(exported: ExportedGenerator, artifact: Artifact, out: Path, *, as_json
         "opset": exported.opset,
         "nodes": exported.nodes,
     }
+    if trials:
+        facts["tuning"] = [dataclasses.asdict(trial) for trial in trials]
     if as_json:
         print_json(facts)
     else:
+        for trial in trials:
+            print_result(f"{trial.median_ms:9.3f} ms  {trial.upsample_conv}, {trial.conv}: {trial.verdict}")
         print_result(
             f"{out}: {artifact.precision}, {artifact.form} form, {artifact.attention} attention, "
             f"opset {exported.opset}, {exported.nodes} nodes, {artifact.size / 1e6:.1f} MB"
