@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from exporters.capture import capture
 from exporters.errors import InvalidOnnx, NotExportable, SpecError
 from exporters.graph import MODULE_KEY, check_dtypes, tidy
 from exporters.specs import OnnxSpec
@@ -149,21 +150,30 @@ def _translate(module: nn.Module, examples: tuple[Tensor, ...], spec: OnnxSpec) 
     import torch
 
     free = tuple(dict(spec.dynamic_axes.get(name, {})) or None for name in spec.input_names)
-    try:
-        with torch.no_grad(), _quiet_torch():
-            program = torch.onnx.export(
-                module,
-                examples,
-                dynamo=True,
-                verbose=False,
-                input_names=list(spec.input_names),
-                output_names=list(spec.output_names),
-                dynamic_shapes=free,
-                opset_version=spec.opset,
-                external_data=False,
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise NotExportable(f"torch cannot export {type(module).__name__}: {_reason(error)}") from error
+    with torch.no_grad(), _quiet_torch():
+        # What the short way does not take, torch's long one takes, or explains better.
+        with contextlib.suppress(Exception):
+            return _write(capture(module, examples, free), examples, free, spec)
+        try:
+            return _write(module, examples, free, spec)
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise NotExportable(f"torch cannot export {type(module).__name__}: {_reason(error)}") from error
+
+
+def _write(module: Any, examples: tuple[Tensor, ...], free: tuple[Any, ...], spec: OnnxSpec) -> Any:
+    import torch
+
+    program = torch.onnx.export(
+        module,
+        examples,
+        dynamo=True,
+        verbose=False,
+        input_names=list(spec.input_names),
+        output_names=list(spec.output_names),
+        dynamic_shapes=free,
+        opset_version=spec.opset,
+        external_data=False,
+    )
     return program.model  # type: ignore[union-attr]
 
 

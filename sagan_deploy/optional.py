@@ -9,6 +9,7 @@ from sagan_deploy.errors import MissingError
 
 # Which extra brings what, for imports that nobody asked `require` for.
 EXTRAS = {
+    "openvino": "openvino",
     "torch": "export",
     "onnx": "export",
     "onnx_ir": "export",

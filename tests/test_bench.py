@@ -1,12 +1,15 @@
 """The bench: rows for everything that runs, reasons for what does not, ratios that mean something."""
 
+import dataclasses
 import time
 
 import numpy as np
 import pytest
 
-from sagan_deploy import bench as module
-from sagan_deploy.bench import BenchOptions, bench
+from sagan_deploy.bench import BenchOptions, BenchReport, Row, bench, compare, read_report
+from sagan_deploy.bench import measure as module
+from sagan_deploy.bench.machine import GPUS
+from sagan_deploy.bench.report import report_json
 from sagan_deploy.checkpoints.native import save_checkpoint
 from sagan_deploy.errors import ConfigError, InputError
 from tests.generators import CONFIGS, TINY, tiny_checkpoint
@@ -19,9 +22,13 @@ def test_a_checkpoint_brings_pytorch_the_plain_export_and_the_inference_form(tmp
     path = save_checkpoint(tmp_path / "g.safetensors", tiny_checkpoint())
     report = bench([path], QUICK)
     names = [row.name for row in report.rows if row.batch == 1]
-    assert [any(word in name for name in names) for word in ("PyTorch eager", "plain export", "inference form")] == [
-        True
-    ] * 3
+    for word in (
+        "(PyTorch eager)",
+        "channels last",
+        "plain export, onnxruntime-cpu",
+        "inference form, onnxruntime-cpu",
+    ):
+        assert any(word in name for name in names), word
     assert report.baseline == names[0]
     for row in report.rows:
         assert 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
@@ -33,7 +40,7 @@ def test_ratios_and_latencies_are_those_of_the_contenders(monkeypatch):
     def sleeping(milliseconds):
         return lambda z, labels: time.sleep(milliseconds / 1e3)
 
-    rows = module._measure({"slow": sleeping(20), "fast": sleeping(5)}, TINY, 2, BenchOptions(duration=0.2, warmup=0))
+    rows = module.measure({"slow": sleeping(20), "fast": sleeping(5)}, TINY, 2, BenchOptions(duration=0.2, warmup=0))
     slow, fast = rows
     assert slow.calls == fast.calls  # they take turns
     assert 20 <= slow.p50_ms < 60
@@ -51,8 +58,78 @@ def test_generators_with_other_inputs_are_not_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"batches": ()}, {"batches": (0,)}, {"duration": 0}, {"duration": np.inf}, {"warmup": -1}]
+    "options",
+    [
+        {"iterations": 0},
+        {"percentiles": (101,)},
+        {"batches": ()},
+        {"batches": (0,)},
+        {"duration": 0},
+        {"duration": np.inf},
+        {"warmup": -1},
+    ],
 )
 def test_absurd_options_are_refused(options):
     with pytest.raises(ConfigError):
         BenchOptions(**options)
+
+
+def report_of(p50, **machine):
+    rows = tuple(Row(name, 1, 9, p50, p50, p50, p50, 1e3 / p50, 1.0, percentiles_ms={"95": p50}) for name in ("a", "b"))
+    return BenchReport(rows, {}, {"processor": "x", "threads": "1"} | machine, "a")
+
+
+def test_at_least_so_many_rounds_and_the_spread_of_the_ratio():
+    turns = iter([0.02, 0.04, 0.02, 0.02, 0.04, 0.02])
+
+    def uneven(z, labels):
+        time.sleep(next(turns))
+
+    options = BenchOptions(duration=1e-6, warmup=0, iterations=5, percentiles=(0, 95))
+    other, row = module.measure(
+        {"fast": lambda z, labels: time.sleep(0.01), "uneven": uneven}, TINY, 1, options, "uneven"
+    )
+    assert row.calls == 5
+    assert (row.speedup, row.speedup_low, row.speedup_high) == (1, 1, 1)
+    assert 1.5 < other.speedup_low < 2.1 < 2.5 < other.speedup_high < 4.1
+    assert row.percentiles_ms["0"] < row.p50_ms < row.percentiles_ms["95"]
+
+
+def test_saved_reports_come_back_and_a_regression_is_named(tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(report_json(report_of(10.0)))
+    old = read_report(path)
+    assert old == report_of(10.0)
+    assert compare(report_of(10.4), old, 0.05) == []
+    (first, _) = compare(report_of(10.6), old, 0.05)
+    assert first == "a, batch 1: 10.600 ms, +6.0% against 10.000 ms"
+    with pytest.raises(InputError, match="another machine .processor x then and y now"):
+        compare(report_of(10.0, processor="y"), old, 0.05)
+    with pytest.raises(InputError, match="no row in common"):
+        compare(BenchReport((), {}, old.machine, "a"), old, 0.05)
+    path.write_text("{}")
+    with pytest.raises(InputError, match="no report"):
+        read_report(path)
+
+
+def test_a_file_is_weighed_counted_and_predicted(tmp_path):
+    path = tmp_path / "g.onnx"
+    path.write_bytes(tiny_onnx())
+    options = dataclasses.replace(QUICK, batches=(2,), memory=True, targets=("l4",), baseline="onnxruntime")
+    report = bench([path], options)
+    row = next(row for row in report.rows if "onnxruntime" in row.name)
+    assert report.baseline == row.name
+    assert row.file_mb == pytest.approx(path.stat().st_size / 1e6)
+    assert 20 < row.peak_mb < 2000
+    multiplications = 2 * 8 * 192  # two rows of z by (8, 192)
+    assert row.gflops == pytest.approx(2 * multiplications / row.p50_ms / 1e6)
+    assert 0 < row.attainable <= 1
+    prediction = next(each for each in report.predictions if each.name == row.name)
+    weights = 8 * 192 + 3 * 192 + 4
+    moved = 2 * weights + 2 * (8 * 4 + 8) + 2 * 192 * 4
+    assert prediction.lower_bound_ms == pytest.approx(moved / GPUS["l4"].bytes * 1e3)
+    assert prediction.limit == "memory"
+    with pytest.raises(ConfigError, match="baseline"):
+        bench([path], dataclasses.replace(QUICK, baseline="nobody"))
+    with pytest.raises(ConfigError, match="no published peaks here for 'rtx-1'"):
+        bench([path], dataclasses.replace(QUICK, targets=("rtx-1",)))

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from exporters.cost import model_cost
 from sagan_deploy.errors import ConfigError
 from sagan_deploy.export import baked, export_generator, onnx_artifact
 from sagan_deploy.files import sha256_bytes
@@ -55,6 +56,18 @@ def test_every_layout_and_precision_is_the_same_network(attention, precision):
     model = onnx.load_from_string(exported.payload)
     floats = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) >= 2}
     assert floats == {onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.FLOAT}
+
+
+def test_differences_and_winograd_are_the_same_network_with_fewer_multiplications():
+    checkpoint = tiny_checkpoint()
+    plain, fast = (
+        export_generator(checkpoint, InferenceOptions(upsample_conv=upsample_conv, conv=conv)).payload
+        for upsample_conv, conv in (("plain", "direct"), ("differences", "winograd"))
+    )
+    for count in (1, 3):
+        images, expected = run(fast, TINY, count), reference(checkpoint, count)
+        assert np.linalg.norm(images - expected) / np.linalg.norm(expected) < 3e-6
+    assert model_cost(fast).multiplications < model_cost(plain).multiplications / 1.8
 
 
 def test_the_interface_is_what_was_promised():

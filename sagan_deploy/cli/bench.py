@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sagan_deploy.cli.talk import JsonOption, QuietOption, SeedOption, print_json, print_result, progress_bars, say
+from sagan_deploy.cli.talk import (
+    ForceOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    print_json,
+    print_result,
+    progress_bars,
+    say,
+)
+from sagan_deploy.errors import CheckFailed, ConfigError
+
+if TYPE_CHECKING:
+    from sagan_deploy.bench import BenchReport
 
 
 def register(app: typer.Typer) -> None:
@@ -21,12 +34,23 @@ def bench(
     batch: Annotated[str, typer.Option(help="Comma-separated batch sizes.")] = "1,8",
     duration: Annotated[float, typer.Option(help="Seconds per file and batch size.")] = 3.0,
     warmup: Annotated[float, typer.Option(help="Seconds before the clock runs.")] = 0.5,
+    iterations: Annotated[int, typer.Option(min=1, help="At least so many rounds, however long they take.")] = 1,
+    percentile: Annotated[str, typer.Option(help="More percentiles of the latency, for --json, like 95,99.9.")] = "",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every CPU engine.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Part of the name that ratios are against; first row.")] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="Add torch.compile for checkpoints (minutes).")] = False,
     train: Annotated[
         bool, typer.Option("--train", help="Time training steps instead: against the usual step, and every measure.")
     ] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Peak memory too, each in a process of its own.")] = False,
+    target: Annotated[str, typer.Option(help="Predict lower bounds for GPUs, like rtx-4090,l4.")] = "",
+    save: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="A report saved on this machine to hold this run against.")
+    ] = None,
+    max_regression: Annotated[str, typer.Option(help="With --compare: slower by more than this exits with 1.")] = "5%",
     seed: SeedOption = 0,
+    force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -39,24 +63,66 @@ def bench(
         return
     from sagan_deploy.bench import BenchOptions
     from sagan_deploy.bench import bench as run
-    from sagan_deploy.errors import ConfigError
+    from sagan_deploy.bench.report import read_report, report_json
+    from sagan_deploy.files import refuse_existing_file, write_bytes
     from sagan_deploy.reports.console import bench_table
 
     if not files:
         raise ConfigError("name at least one file to measure, or --train")
-    try:
-        batches = tuple(int(part) for part in batch.split(","))
-    except ValueError:
-        raise ConfigError(f"--batch (={batch}) must be numbers with commas between them, like 1,8") from None
-    options = BenchOptions(batches, duration, warmup, threads, compile_, seed)
+    options = BenchOptions(
+        batches=tuple(int(value) for value in _numbers("--batch", batch, whole=True)),
+        duration=duration,
+        warmup=warmup,
+        threads=threads,
+        compile=compile_,
+        seed=seed,
+        iterations=iterations,
+        percentiles=tuple(_numbers("--percentile", percentile)) if percentile else (),
+        baseline=baseline,
+        memory=memory,
+        targets=tuple(target.split(",")) if target else (),
+    )
+    limit = _share(max_regression)
+    if save is not None:
+        refuse_existing_file(save, force=force)
+    old = None if compare is None else read_report(compare)
     with progress_bars(quiet=quiet) as progress:
         report = run(files, options, progress=progress)
     for name, reason in report.not_run.items():
         say(f"not run: {name}: {reason}", quiet=quiet)
+    if save is not None:
+        write_bytes(save, report_json(report).encode())
     if json:
         print_json(dataclasses.asdict(report))
     else:
         print_result(bench_table(report))
+    if old is not None:
+        _judge(report, old, limit)
+
+
+def _judge(report: BenchReport, old: BenchReport, limit: float) -> None:
+    from sagan_deploy.bench.report import compare
+
+    if slower := compare(report, old, limit):
+        raise CheckFailed(f"slower than before by more than {limit:.3g} of the time: " + "; ".join(slower))
+
+
+def _numbers(option: str, text: str, *, whole: bool = False) -> list[float]:
+    try:
+        return [int(part) if whole else float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} (={text}) must be numbers with commas between them, like 1,8") from None
+
+
+def _share(text: str) -> float:
+    """``5%`` and ``0.05`` are the same."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        raise ConfigError(f"--max-regression (={text}) must be a share like 5% or 0.05")
+    return value
 
 
 def _bench_training(seconds: float, threads: int | None, *, json: bool, quiet: bool) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -12,7 +13,11 @@ from sagan_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
     from sagan_deploy.bundle.manifest import Artifact
-    from sagan_deploy.export import ExportedGenerator
+    from sagan_deploy.checkpoints.native import Checkpoint
+    from sagan_deploy.export import ExportedGenerator, Form
+    from sagan_deploy.model.inference.options import Precision
+    from sagan_deploy.progress import Progress
+    from sagan_deploy.tuning import Trial
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +44,13 @@ def export(
         typer.Option(help="fused: the layout that TensorRT turns into one kernel; auto: fused for half precision."),
     ] = "auto",
     upsample_conv: Annotated[
-        Literal["phases", "transposed", "plain"], typer.Option(help="How upsampling and 3x3 convolution are written.")
-    ] = "phases",
+        Literal["auto", "phases", "differences", "transposed", "plain"],
+        typer.Option(help="How upsampling and 3x3 convolution are written; auto: by width and precision."),
+    ] = "auto",
+    conv: Annotated[
+        Literal["auto", "direct", "winograd"],
+        typer.Option(help="How the other 3x3 convolutions are written; auto: Winograd for wide fp32 layers."),
+    ] = "auto",
     output: Annotated[
         Literal["float", "uint8"], typer.Option(help="float: n c h w in [-1, 1]; uint8: n h w c, 0 to 255.")
     ] = "float",
@@ -50,6 +60,12 @@ def export(
         typer.Option(help="For mixed: a part that stays float32: stem, tail, stages.N[.block|.attention]. Repeatable."),
     ] = None,
     calibration_latents: Annotated[int, typer.Option(min=1, help="Images that int8 and fp8 are calibrated on.")] = 64,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Try the fp32 forms on this machine's CPU; keep the fastest that parity passes."),
+    ] = False,
+    tune_batch: Annotated[int, typer.Option(min=1, help="Batch size that --tune times.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime for --tune.")] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; by default one that TensorRT 10 reads.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -60,34 +76,78 @@ def export(
     Example: sagan-deploy export generator.safetensors --out generator.fp16.onnx --precision fp16
     """
     from sagan_deploy.checkpoints.native import load_checkpoint
-    from sagan_deploy.export import export_generator, onnx_artifact
+    from sagan_deploy.export import onnx_artifact
     from sagan_deploy.files import refuse_existing_file, write_bytes
+    from sagan_deploy.model.inference.options import InferenceOptions
+
+    refuse_existing_file(out, force=force)
+    _check_tuning(tune, precision, form, opset, upsample_conv, conv)
+    if precision in ("int8", "fp8") and form == "training":
+        raise ConfigError("--form training is for comparison and comes in --precision fp32 --output float only")
+    shape = {
+        "attention": attention, "upsample_conv": upsample_conv, "conv": conv,
+        "output": output, "io_precision": io_precision,
+    }  # fmt: skip
+    with progress_bars(quiet=quiet) as progress:
+        loaded = load_checkpoint(checkpoint)
+        trials: tuple[Trial, ...] = ()
+        if tune:
+            from sagan_deploy.tuning import tune as run
+
+            options = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
+            tuned = run(loaded, options, batch=tune_batch, threads=threads, progress=progress)
+            exported, trials = tuned.exported, tuned.trials
+        else:
+            exported = _exported(
+                loaded, precision, form, shape, tuple(float32 or ()), calibration_latents, opset, progress, quiet=quiet
+            )
+    write_bytes(out, exported.payload)
+    _show(exported, onnx_artifact(exported, out.name), out, trials, as_json=json)
+
+
+def _exported(
+    loaded: Checkpoint,
+    precision: str,
+    form: Form,
+    shape: dict[str, Any],
+    float32: tuple[str, ...],
+    calibration_latents: int,
+    opset: int | None,
+    progress: Progress,
+    *,
+    quiet: bool,
+) -> ExportedGenerator:
+    """The file in the precision that is wanted."""
+    from sagan_deploy.export import export_generator
     from sagan_deploy.model.inference.options import InferenceOptions
     from sagan_deploy.parity.islands import export_mixed, in_words
     from sagan_deploy.quantisation import quantised
 
-    refuse_existing_file(out, force=force)
-    if precision in ("int8", "fp8") and form == "training":
-        raise ConfigError("--form training is for comparison and comes in --precision fp32 --output float only")
-    shape = {"attention": attention, "upsample_conv": upsample_conv, "output": output, "io_precision": io_precision}
-    with progress_bars(quiet=quiet) as progress:
-        loaded = load_checkpoint(checkpoint)
-        if precision == "mixed" and not float32:
-            exported, recipe = export_mixed(loaded, InferenceOptions(**shape), opset=opset, progress=progress)  # type: ignore[arg-type]
-            say(in_words(recipe), quiet=quiet)
-        elif precision in ("fp32", "fp16", "bf16", "mixed"):
-            options = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
-            exported = export_generator(loaded, options, form=form, opset=opset, progress=progress)
-        else:
-            kind = cast('Literal["int8", "fp8"]', precision)
-            half = InferenceOptions(precision="fp16", **shape)  # type: ignore[arg-type]
-            exported = quantised(loaded, kind, half, latents=calibration_latents, opset=opset, progress=progress)
-    write_bytes(out, exported.payload)
-    _show(exported, onnx_artifact(exported, out.name), out, as_json=json)
+    if precision == "mixed" and not float32:
+        if form == "training":
+            raise ConfigError("--form training is for comparison and comes in --precision fp32 --output float only")
+        exported, recipe = export_mixed(loaded, InferenceOptions(**shape), opset=opset, progress=progress)
+        say(in_words(recipe), quiet=quiet)
+        return exported
+    if precision in ("fp32", "fp16", "bf16", "mixed"):
+        options = InferenceOptions(precision=cast("Precision", precision), float32=float32, **shape)
+        return export_generator(loaded, options, form=form, opset=opset, progress=progress)
+    kind, half = cast('Literal["int8", "fp8"]', precision), InferenceOptions(precision="fp16", **shape)
+    return quantised(loaded, kind, half, latents=calibration_latents, opset=opset, progress=progress)
 
 
-def _show(exported: ExportedGenerator, artifact: Artifact, out: Path, *, as_json: bool) -> None:
-    facts = {
+def _check_tuning(tune: bool, precision: str, form: str, opset: int | None, *forms: str) -> None:
+    if tune and (precision != "fp32" or form != "inference" or opset is not None or set(forms) != {"auto"}):
+        raise ConfigError(
+            "--tune tries the forms of a float32 inference export itself; leave out --precision, --form, --opset, "
+            "--upsample-conv and --conv"
+        )
+
+
+def _show(
+    exported: ExportedGenerator, artifact: Artifact, out: Path, trials: tuple[Trial, ...], *, as_json: bool
+) -> None:
+    facts: dict[str, object] = {
         "path": str(out),
         "sha256": artifact.sha256,
         "bytes": artifact.size,
@@ -97,9 +157,13 @@ def _show(exported: ExportedGenerator, artifact: Artifact, out: Path, *, as_json
         "opset": exported.opset,
         "nodes": exported.nodes,
     }
+    if trials:
+        facts["tuning"] = [dataclasses.asdict(trial) for trial in trials]
     if as_json:
         print_json(facts)
     else:
+        for trial in trials:
+            print_result(f"{trial.median_ms:9.3f} ms  {trial.upsample_conv}, {trial.conv}: {trial.verdict}")
         print_result(
             f"{out}: {artifact.precision}, {artifact.form} form, {artifact.attention} attention, "
             f"opset {exported.opset}, {exported.nodes} nodes, {artifact.size / 1e6:.1f} MB"

@@ -72,7 +72,9 @@ def bench_table(report: BenchReport) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    head = ("batch", "what", "images/s", "median ms", "90 % ms", "99 % ms", "CPU ms", "calls", "speed-up")
+    weighed = any(row.peak_mb is not None for row in report.rows)
+    head = ["batch", "what", "images/s", "median ms", "90 % ms", "99 % ms", "CPU ms", "calls", "speed-up (10–90 %)"]
+    head += ["GFLOP/s", "of attainable", "file MB", *(["peak MB"] if weighed else [])]
     table = Table(*head, title=Text(f"speed-up is against {report.baseline}"))
     batch = None
     for row in report.rows:
@@ -80,11 +82,25 @@ def bench_table(report: BenchReport) -> RenderableType:
             table.add_section()
         batch = row.batch
         times = (f"{value:.2f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms, row.cpu_ms))
-        numbers = (f"{row.images_per_second:.1f}", *times, str(row.calls), f"{row.speedup:.2f}×")
+        ratio = f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})"
+        share = "" if row.attainable is None else f"{row.attainable:.0%}"
+        facts = [_or_nothing(row.gflops), share, _or_nothing(row.file_mb), *([_or_nothing(row.peak_mb)] * weighed)]
+        numbers = (f"{row.images_per_second:.1f}", *times, str(row.calls), ratio, *facts)
         table.add_row(str(row.batch), Text(row.name), *(Text(value, justify="right") for value in numbers))
+    predicted = [
+        Text(
+            f"prediction, not measured: {each.name}, batch {each.batch}, on {each.target} in fp16: at least "
+            f"{each.lower_bound_ms:.3f} ms, bound by {each.limit}"
+        )
+        for each in report.predictions
+    ]
     lost = [Text(f"not run: {name}: {reason}") for name, reason in report.not_run.items()]
     machine = Text(", ".join(f"{name}: {value}" for name, value in report.machine.items()))
-    return Group(table, *lost, machine)
+    return Group(table, *predicted, *lost, machine)
+
+
+def _or_nothing(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def quality_table(quality: QualityReport) -> RenderableType:

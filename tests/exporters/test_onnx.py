@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import exporters.onnx
+from exporters.capture import NotPlain, capture
 from exporters.errors import InvalidOnnx, NotExportable, SpecError
 from exporters.onnx import add_metadata, export_onnx, stage_outputs
 from exporters.specs import OnnxSpec
@@ -114,6 +115,57 @@ def test_equal_modules_give_equal_bytes_without_a_word(result, capfd, recwarn, c
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
     assert not [record for record in caplog.records if record.levelno >= logging.INFO]
+
+
+def test_the_short_way_is_taken_and_writes_the_same_graph(monkeypatch):
+    seen, write = [], exporters.onnx._write
+
+    def watched(module, *rest):
+        seen.append(type(module).__name__)
+        return write(module, *rest)
+
+    def unwilling(*_):
+        raise RuntimeError("no capture")
+
+    def known(attributes):
+        return sorted(str(attribute) for attribute in attributes if attribute.name != "allowzero")
+
+    def facts(payload):
+        graph = onnx.load_from_string(payload).graph
+        # torch writes Reshape with allowzero in one way only; without a 0 in a shape it says nothing.
+        assert all(
+            0 not in onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if "shape" in tensor.name
+        )
+        nodes = [
+            (node.op_type, node.name, tuple(node.input), tuple(node.output), known(node.attribute))
+            for node in graph.node
+        ]
+        return nodes, sorted((tensor.name, tensor.raw_data) for tensor in graph.initializer)
+
+    monkeypatch.setattr(exporters.onnx, "_write", watched)
+    short = export_onnx(network(dtype=torch.float16), inputs(), SPEC).payload
+    monkeypatch.setattr(exporters.onnx, "capture", unwilling)
+    assert facts(short) == facts(export_onnx(network(dtype=torch.float16), inputs(), SPEC).payload)
+    assert seen[0] == "ExportedProgram"
+    assert seen[-1] == type(network()).__name__
+
+
+def test_a_module_that_writes_in_place_takes_the_long_way():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, z):
+            y = self.layer(z)
+            y[:, 0] += 1
+            return y
+
+    module, z = InPlace().eval(), torch.randn(3, 8)
+    with pytest.raises(NotPlain):
+        capture(module, (torch.zeros(2, 8),), ({0: "n"},))
+    payload = export_onnx(module, {"z": torch.zeros(2, 8)}, OnnxSpec(("z",), ("y",), {"z": {0: "n"}})).payload
+    np.testing.assert_allclose(run(payload, {"z": z})[0], module(z).detach().numpy(), atol=1e-6)
 
 
 def test_metadata():

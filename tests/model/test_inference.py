@@ -14,7 +14,8 @@ from sagan_deploy.model.inference import InferenceOptions, to_inference
 from sagan_deploy.model.inference.attention import InferenceAttention, split_heads
 from sagan_deploy.model.inference.fold import Weights, effective
 from sagan_deploy.model.inference.generator import to_codes
-from sagan_deploy.model.inference.upconv import phase_kernels, transposed_kernel
+from sagan_deploy.model.inference.upconv import DifferenceConv, phase_kernels, transposed_kernel, up_conv
+from sagan_deploy.model.inference.winograd import WinogradConv
 from sagan_deploy.model.layers import conv, deconv
 from sagan_deploy.presets import preset
 from tests.generators import CONFIGS, TINY, inputs, lively, tiny_generator
@@ -28,13 +29,16 @@ def relative(a, b):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(
-    ("attention", "upsample_conv"),
-    list(itertools.product(["fused", "decomposed"], ["phases", "transposed", "plain"])),
+    ("attention", "upsample_conv", "conv"),
+    [
+        *itertools.product(["fused", "decomposed"], ["phases", "transposed", "plain"], ["direct"]),
+        ("decomposed", "differences", "winograd"),
+    ],
 )
-def test_the_inference_form_is_the_same_function(name, attention, upsample_conv):
+def test_the_inference_form_is_the_same_function(name, attention, upsample_conv, conv):
     config = CONFIGS[name]
     generator = tiny_generator(config).double()
-    form = to_inference(generator, InferenceOptions(attention=attention, upsample_conv=upsample_conv))
+    form = to_inference(generator, InferenceOptions(attention=attention, upsample_conv=upsample_conv, conv=conv))
     assert relative(form(*inputs(config)), generator(*inputs(config))) <= EXACT
 
 
@@ -67,6 +71,50 @@ def test_the_transposed_kernel_equals_upsampling_and_convolution_borders_include
     kernel, x = torch.randn(3, 2, 3, 3, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64)
     result = F.conv_transpose2d(x[None], transposed_kernel(kernel).transpose(0, 1), stride=2, padding=1)[0]
     np.testing.assert_allclose(result.numpy(), naive_upsampled_conv(x.numpy(), kernel.numpy()), rtol=1e-12, atol=1e-12)
+
+
+def test_differences_of_neighbours_equal_upsampling_and_convolution_borders_included():
+    torch.manual_seed(0)
+    kernel, x = torch.randn(3, 2, 3, 3, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64)
+    bias = torch.randn(3, dtype=torch.float64)
+    conv = DifferenceConv(Weights(kernel, bias))
+    expected = naive_upsampled_conv(x.numpy(), kernel.numpy()) + bias.numpy()[:, None, None]
+    np.testing.assert_allclose(conv(x[None])[0].detach().numpy(), expected, rtol=1e-12, atol=1e-12)
+    assert sum(part.numel() for part in conv.kernels) == kernel.numel()
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 3), (1, 2)])
+def test_winograd_products_are_the_convolution_at_every_size(size):
+    torch.manual_seed(0)
+    kernel, x = torch.randn(3, 2, 3, 3, dtype=torch.float64), torch.randn(2, 2, *size, dtype=torch.float64)
+    bias = torch.randn(3, dtype=torch.float64)
+    big = np.pad(x.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    height, width = size
+    expected = bias.numpy()[:, None, None] + sum(
+        np.einsum("oc,nchw->nohw", kernel.numpy()[:, :, a, b], big[:, :, a : a + height, b : b + width])
+        for a in range(3)
+        for b in range(3)
+    )
+    found = WinogradConv(Weights(kernel, bias))(x).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("precision", "channels", "up", "same"),
+    [
+        ("fp32", 512, "DifferenceConv", "WinogradConv"),
+        ("fp32", 128, "DifferenceConv", "PlainConv"),
+        ("fp32", 127, "PhaseConv", "PlainConv"),
+        ("fp16", 512, "PhaseConv", "PlainConv"),
+        ("bf16", 512, "PhaseConv", "PlainConv"),
+    ],
+)
+def test_wide_float32_layers_take_the_forms_with_fewer_multiplications(precision, channels, up, same):
+    weights, options = Weights(torch.zeros(channels, 512, 3, 3), torch.zeros(channels)), InferenceOptions(precision)
+    assert type(up_conv(weights, "nearest", options)).__name__ == up
+    assert type(up_conv(weights, None, options)).__name__ == same
+    assert type(up_conv(Weights(weights.weight[:, :, :1, :1], weights.bias), None, options)).__name__ == "PlainConv"
+    assert type(up_conv(weights, "bilinear", options)).__name__ == "PlainConv"
 
 
 def test_a_phase_kernel_sees_each_input_pixel_once_with_all_taps_that_fall_on_it():

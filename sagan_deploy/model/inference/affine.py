@@ -37,10 +37,10 @@ class ConditionalAffine(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(n, c, h, w) and labels (n,) or condition vectors (n, k) → (n, c, h, w)."""
         if self.offset is None:
-            rows = F.embedding(condition, self.table)
+            rows = self.table.index_select(0, condition)
         else:
             rows = F.linear(condition, self.table, self.offset)
-        scale, shift = rows[:, :, None, None].chunk(2, dim=1)
+        scale, shift = rows.view(rows.shape[0], -1, 1, 1).chunk(2, dim=1)
         return x * scale + shift
 
 

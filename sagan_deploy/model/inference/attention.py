@@ -68,7 +68,12 @@ class InferenceAttention(nn.Module):
 
 def softmax(scores: Tensor) -> Tensor:
     """Softmax over the last axis, computed in float32 when the scores are narrower: they are unscaled in SAGAN."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1).to(scores.dtype)
+    return at_least_float32(scores).softmax(dim=-1).to(scores.dtype)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision to float32, and float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def split_heads(key_channels: int, value_channels: int) -> tuple[int, int] | None:

@@ -23,14 +23,18 @@ class NormalisedConv(nn.Module):
     """A convolution and the batch norm after it: one convolution when unconditional, else its bias joins the norm."""
 
     def __init__(
-        self, weights: Weights, norm: BatchNorm2d | ConditionalBatchNorm2d, mode: str | None, form: str
+        self,
+        weights: Weights,
+        norm: BatchNorm2d | ConditionalBatchNorm2d,
+        mode: str | None,
+        options: InferenceOptions,
     ) -> None:
         super().__init__()
         if isinstance(norm, BatchNorm2d):
-            self.conv = up_conv(weights.then_affine(*batch_norm(norm)), mode, form)
+            self.conv = up_conv(weights.then_affine(*batch_norm(norm)), mode, options)
             self.affine = None
         else:
-            self.conv = up_conv(weights.without_bias(), mode, form)
+            self.conv = up_conv(weights.without_bias(), mode, options)
             self.affine = to_affine(norm, weights.bias)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -43,19 +47,19 @@ class InferenceResidual(nn.Module):
     the cost, and its bias joins the other branch's.
     """
 
-    def __init__(self, block: training.ResidualBlock, form: str, final: Final) -> None:
+    def __init__(self, block: training.ResidualBlock, options: InferenceOptions, final: Final) -> None:
         super().__init__()
         self.mode = block.mode if block.upsamples else None
         self.activation = block.activation
         self.affine = to_affine(block.norm1)
-        self.conv1 = NormalisedConv(effective(block.conv1), block.norm2, self.mode, form)
+        self.conv1 = NormalisedConv(effective(block.conv1), block.norm2, self.mode, options)
         main, skip = effective(block.conv2), effective(block.skip)
         main = Weights(main.weight, main.bias + skip.bias)
         skip = skip.without_bias()
         if final is not None:
             scale, shift = final  # s·(main + skip) + t = (s·main + t) + s·skip
             main, skip = main.then_affine(scale, shift), skip.then_affine(scale, torch.zeros_like(shift))
-        self.conv2 = PlainConv(main)
+        self.conv2 = up_conv(main, None, options)
         self.skip = PlainConv(skip)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -68,15 +72,15 @@ class InferenceResidual(nn.Module):
 class InferenceBottleneck(nn.Module):
     """1x1 – 3x3 – 3x3 – 1x1 with every norm folded or affine, beside a skip of the first channels."""
 
-    def __init__(self, block: training.BottleneckBlock, form: str) -> None:
+    def __init__(self, block: training.BottleneckBlock, options: InferenceOptions) -> None:
         super().__init__()
         self.mode = block.mode if block.upsamples else None
         self.width_out = block.width_out
         self.activation = block.activation
         self.affine = to_affine(block.norm1)
-        self.conv1 = NormalisedConv(effective(block.conv1), block.norm2, None, form)
-        self.conv2 = NormalisedConv(effective(block.conv2), block.norm3, self.mode, form)
-        self.conv3 = NormalisedConv(effective(block.conv3), block.norm4, None, form)
+        self.conv1 = NormalisedConv(effective(block.conv1), block.norm2, None, options)
+        self.conv2 = NormalisedConv(effective(block.conv2), block.norm3, self.mode, options)
+        self.conv3 = NormalisedConv(effective(block.conv3), block.norm4, None, options)
         self.conv4 = PlainConv(effective(block.conv4))
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -90,10 +94,10 @@ class InferenceBottleneck(nn.Module):
 class InferencePlain(nn.Module):
     """upconv–act with the norm inside the convolution or as an affine map."""
 
-    def __init__(self, block: training.PlainBlock, form: str) -> None:
+    def __init__(self, block: training.PlainBlock, options: InferenceOptions) -> None:
         super().__init__()
         self.activation = block.activation
-        self.conv = NormalisedConv(effective(block.conv), block.norm, block.mode if block.upsamples else None, form)
+        self.conv = NormalisedConv(effective(block.conv), block.norm, block.mode if block.upsamples else None, options)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         return self.activation(self.conv(x, condition))
@@ -121,13 +125,12 @@ class InferenceDeconv(nn.Module):
 
 def to_inference_block(block: nn.Module, options: InferenceOptions, final: Final) -> nn.Module:
     """The inference form of a training-form block. `final` must be None for all but residual blocks."""
-    form = options.upsample_conv
     if isinstance(block, training.ResidualBlock):
-        return InferenceResidual(block, form, final)
+        return InferenceResidual(block, options, final)
     assert final is None
     if isinstance(block, training.BottleneckBlock):
-        return InferenceBottleneck(block, form)
+        return InferenceBottleneck(block, options)
     if isinstance(block, training.PlainBlock):
-        return InferencePlain(block, form)
+        return InferencePlain(block, options)
     assert isinstance(block, training.DeconvBlock)
     return InferenceDeconv(block, options.deconv)

@@ -5,10 +5,14 @@ Every function takes layers of a float64 training-form generator in evaluation m
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,18 @@ class Weights:
         return Weights(self.weight, torch.zeros_like(self.bias))
 
 
+def copied(module: M, dtype: torch.dtype) -> M:
+    """A copy of a network with its floating weights in another type, without a copy in the old type on the way."""
+    tensors = [*module.parameters(), *module.buffers()]
+    memo: dict[int, object] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            changed = tensor.detach().to(dtype, copy=True)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(changed, tensor.requires_grad) if is_parameter else changed
+    return copy.deepcopy(module, memo)
+
+
 def effective(layer: nn.Module) -> Weights:
     """The weight that evaluation applies, W/σ with the stored u and v where spectral norm is on, and the bias.
 
@@ -37,7 +53,7 @@ def effective(layer: nn.Module) -> Weights:
     if isinstance(layer, nn.ConvTranspose2d):
         weight = weight.transpose(0, 1)
     bias = layer.bias.detach() if layer.bias is not None else weight.new_zeros(weight.shape[0])
-    return Weights(weight.clone(), bias.clone())
+    return Weights(weight, bias)
 
 
 def batch_norm(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import cast
 
 import torch
@@ -13,9 +12,9 @@ from sagan_deploy.errors import ConfigError
 from sagan_deploy.model import generator as training
 from sagan_deploy.model.blocks import ResidualBlock
 from sagan_deploy.model.inference.affine import ConditionalAffine, ConstantAffine, to_affine
-from sagan_deploy.model.inference.attention import InferenceAttention
+from sagan_deploy.model.inference.attention import InferenceAttention, at_least_float32
 from sagan_deploy.model.inference.blocks import Final, to_inference_block
-from sagan_deploy.model.inference.fold import batch_norm, effective
+from sagan_deploy.model.inference.fold import batch_norm, copied, effective
 from sagan_deploy.model.inference.options import InferenceOptions
 from sagan_deploy.model.inference.upconv import PlainConv, transposed_conv
 from sagan_deploy.model.norm import BatchNorm2d
@@ -37,7 +36,7 @@ def to_inference(generator: training.Generator, options: InferenceOptions | None
     if generator.training:
         raise ConfigError("the generator is in training mode; call .eval() first: batch statistics cannot be exported")
     options = options or InferenceOptions()
-    return InferenceGenerator(copy.deepcopy(generator).double(), options).eval().requires_grad_(False)
+    return InferenceGenerator(copied(generator, torch.float64), options).eval().requires_grad_(False)
 
 
 class InferenceGenerator(training.GeneratorForm):
@@ -70,10 +69,10 @@ class InferenceGenerator(training.GeneratorForm):
         Raises:
             ConfigError: a float32 part that this generator has not, or nothing left for float16.
         """
-        rounded = copy.deepcopy(self).to(DTYPES[self.options.precision])
+        rounded = copied(self, DTYPES[self.options.precision])
         for part in self.options.float32:
             try:
-                island = copy.deepcopy(self.get_submodule(part)).float()
+                island = copied(self.get_submodule(part), torch.float32)
             except AttributeError:
                 island = None
             if island is None:
@@ -161,8 +160,7 @@ class InferenceTail(nn.Module):
             x = self.affine(x)
         if self.activation is not None:
             x = self.activation(x)
-        images = torch.tanh(self.conv(x))
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        images = at_least_float32(torch.tanh(self.conv(x)))
         return images if self.output == "float" else to_codes(images)
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sagan_deploy.config import check_choices
 from sagan_deploy.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Precision = Literal["fp32", "fp16", "bf16", "mixed"]
+
+# Below so many channels the additions cost more than the multiplications that they save, and half precision has no
+# bits to spare for them. Measured in ONNX Runtime on one core, batch 4, differences against phases: 64→48 0.91x,
+# 128→64 1.03x, 256→128 1.26x, 512→256 1.29x, 1024→512 1.32x; Winograd against direct: 128 0.71x, 256 1.15x, 512 1.40x,
+# 1024 1.78x. At 256 channels Winograd is left out because its weights are 1.8 times as large.
+_DIFFERENCES_FROM = 128
+_WINOGRAD_FROM = 512
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,10 @@ class InferenceOptions:
         attention: ``fused`` is the layout that TensorRT turns into one kernel; ``decomposed`` has fewer operations
             and suits engines without such a kernel; ``auto`` is fused for half precision and decomposed for fp32.
         upsample_conv: nearest upsampling followed by a 3x3 convolution as ``phases`` (four 2x2 convolutions),
-            ``transposed`` (one 4x4 stride-2 transposed convolution) or ``plain``.
+            ``differences`` (nine 1x1 products), ``transposed`` (one 4x4 stride-2 transposed convolution) or
+            ``plain``; ``auto`` is differences for wide fp32 layers and phases for all others.
+        conv: other 3x3 convolutions as they are (``direct``) or as ``winograd`` products; ``auto`` is winograd for
+            wide fp32 layers.
         output: ``float`` images (n, c, h, w) in [−1, 1], or ``uint8`` images (n, h, w, c).
         io_precision: type of `z`; float16 saves bytes on the way in.
         float32: for ``mixed``, the parts that stay float32, between casts: ``stem``, ``tail``, ``stages.2``,
@@ -33,7 +46,8 @@ class InferenceOptions:
     attention: Literal["auto", "fused", "decomposed"] = "auto"
     # Measured in ONNX Runtime on CPU against plain, at the paper's five shapes: phases 1.6x to 2.0x, transposed 1.5x
     # to 1.95x; phases also win on the small network.
-    upsample_conv: Literal["phases", "transposed", "plain"] = "phases"
+    upsample_conv: Literal["auto", "phases", "differences", "transposed", "plain"] = "auto"
+    conv: Literal["auto", "direct", "winograd"] = "auto"
     output: Literal["float", "uint8"] = "float"
     io_precision: Literal["fp32", "fp16"] = "fp32"
     float32: tuple[str, ...] = ()
@@ -50,6 +64,21 @@ class InferenceOptions:
         ]
         if wrong:
             raise ConfigError(f"float32 part {wrong[0]!r} must be stem, tail, stages.N, stages.N.block or .attention")
+
+    def upsample_form(self, kernel: Tensor) -> str:
+        """How this 3x3 kernel (out, in, 3, 3) behind nearest upsampling is written, with ``auto`` resolved."""
+        if self.upsample_conv != "auto":
+            return self.upsample_conv
+        wide = self.precision == "fp32" and min(kernel.shape[:2]) >= _DIFFERENCES_FROM
+        return "differences" if wide else "phases"
+
+    def winograd_for(self, kernel: Tensor) -> bool:
+        """Whether a convolution with this kernel (out, in, k, k) is written as Winograd products."""
+        if self.conv == "auto":
+            wide = self.precision == "fp32" and min(kernel.shape[:2]) >= _WINOGRAD_FROM
+        else:
+            wide = self.conv == "winograd"
+        return wide and kernel.shape[2] == 3
 
     @property
     def deconv(self) -> Literal["phases", "transposed"]:

@@ -1,0 +1,187 @@
+"""Every contender takes its turn in every round, so that drift hits all alike."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sagan_deploy.bench.contenders import Contender, Run, batch_of, contenders_of
+from sagan_deploy.bench.machine import Peak, describe, gpu_peak, measured_peak
+from sagan_deploy.bench.memory import peak_bytes
+from sagan_deploy.bench.report import BenchOptions, BenchReport, Prediction, Row
+from sagan_deploy.config import GeneratorConfig
+from sagan_deploy.errors import ConfigError, InputError, MissingError
+from sagan_deploy.files import read_bytes
+from sagan_deploy.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class _Opened:
+    contender: Contender
+    run: Run
+
+
+def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progress: Progress = silent) -> BenchReport:
+    """Measure every file on this machine.
+
+    A checkpoint brings PyTorch eager (twice: channels last, too) and, in ONNX Runtime and in OpenVINO where that is
+    installed, the plain export of its layers and the inference form.
+
+    Args:
+        files: checkpoints, ONNX files, plans or bundles of generators with one interface.
+        options: how long, with which batches and threads, against which baseline.
+        progress: told about every batch size.
+
+    Raises:
+        InputError: a file is of another kind, or its generator takes other inputs than the first one's.
+        MissingError: nothing could run here.
+        ConfigError: no contender has the baseline's name, or a target has no published peaks.
+    """
+    options = options or BenchOptions()
+    peaks = {name: gpu_peak(name) for name in options.targets}
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        opened, not_run, config = _open_all([Path(file) for file in files], options, scratch, stack, progress)
+        baseline = _baseline(list(opened), options.baseline)
+        peak = _peak(options.threads)
+        rows: list[Row] = []
+        for done, batch in enumerate(options.batches):
+            progress("bench", done, len(options.batches))
+            measured = measure({name: each.run for name, each in opened.items()}, config, batch, options, baseline)
+            rows += [_with_facts(row, opened[row.name].contender, config, options, peak) for row in measured]
+        progress("bench", len(options.batches), len(options.batches))
+        predictions = [
+            _predicted(each.contender.onnx, name, batch, target, peaks[target])
+            for target in options.targets
+            for name, each in opened.items()
+            if each.contender.onnx is not None
+            for batch in options.batches
+        ]
+    return BenchReport(tuple(rows), not_run, describe(options.threads, peak), baseline, tuple(predictions))
+
+
+def _open_all(
+    files: list[Path], options: BenchOptions, scratch: Path, stack: contextlib.ExitStack, progress: Progress
+) -> tuple[dict[str, _Opened], dict[str, str], GeneratorConfig]:
+    opened: dict[str, _Opened] = {}
+    not_run: dict[str, str] = {}
+    configs: list[GeneratorConfig] = []
+    for number, file in enumerate(files):
+        try:
+            config, found = contenders_of(file, scratch / str(number), compiled=options.compile, progress=progress)
+        except MissingError as error:
+            not_run[str(file)] = str(error)
+            continue
+        configs.append(config)
+        for contender in found:
+            name, run = contender.open(options.threads, stack)
+            opened[name] = _Opened(contender, run)
+    if not opened:
+        raise MissingError("; ".join(f"{name}: {reason}" for name, reason in not_run.items()))
+    _check_same_interface(configs)
+    return opened, not_run, configs[0]
+
+
+def _baseline(names: list[str], wanted: str | None) -> str:
+    found = [name for name in names if wanted is None or wanted in name]
+    if not found:
+        raise ConfigError(f"baseline (={wanted!r}) is in none of the names: {', '.join(names)}")
+    return found[0]
+
+
+def measure(
+    contenders: dict[str, Run], config: GeneratorConfig, batch: int, options: BenchOptions, baseline: str | None = None
+) -> list[Row]:
+    """A row per contender from rounds in which each takes its turn; the first is the baseline unless one is named."""
+    given = batch_of(config, batch, options.seed)
+    wall: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
+    for run in contenders.values():
+        for _ in _rounds(options.warmup, 1):
+            run(*given)
+    for _ in _rounds(options.duration * len(contenders), options.iterations):
+        for name, run in contenders.items():
+            start, start_cpu = time.perf_counter(), time.process_time()
+            run(*given)
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - start_cpu)
+    reference = np.array(wall[baseline or next(iter(wall))])
+    return [_row(name, batch, np.array(wall[name]), np.array(cpu[name]), reference, options) for name in contenders]
+
+
+def _row(name: str, batch: int, wall: np.ndarray, cpu: np.ndarray, reference: np.ndarray, options: BenchOptions) -> Row:
+    p50, p90, p99 = np.percentile(wall, [50, 90, 99])
+    low, high = np.percentile(reference / wall, [10, 90])
+    return Row(
+        name=name,
+        batch=batch,
+        calls=len(wall),
+        p50_ms=float(p50) * 1e3,
+        p90_ms=float(p90) * 1e3,
+        p99_ms=float(p99) * 1e3,
+        cpu_ms=float(np.median(cpu)) * 1e3,
+        images_per_second=batch / float(p50),
+        speedup=float(np.median(reference) / p50),
+        speedup_low=float(low),
+        speedup_high=float(high),
+        percentiles_ms={f"{value:g}": float(np.percentile(wall, value)) * 1e3 for value in options.percentiles},
+    )
+
+
+def _with_facts(
+    row: Row, contender: Contender, config: GeneratorConfig, options: BenchOptions, peak: Peak | None
+) -> Row:
+    """The row with size on disk, peak memory and the share of the attainable, as far as they can be had."""
+    facts: dict[str, float | None] = {}
+    if contender.file.is_file():
+        facts["file_mb"] = contender.file.stat().st_size / 1e6
+    if options.memory:
+        weighed = peak_bytes(contender, config, row.batch, options.threads)
+        facts["peak_mb"] = None if weighed is None else weighed / 1e6
+    if contender.onnx is not None and peak is not None:
+        from exporters.cost import model_cost
+
+        cost = model_cost(read_bytes(contender.onnx), row.batch)
+        flops = 2 * cost.multiplications
+        least = max(flops / peak.flops, (cost.weight_bytes + cost.io_bytes) / peak.bytes)
+        facts |= {"gflops": flops / row.p50_ms / 1e6, "attainable": least / (row.p50_ms / 1e3)}
+    return replace(row, **facts)  # type: ignore[arg-type]
+
+
+def _predicted(onnx: Path | None, name: str, batch: int, target: str, peak: Peak) -> Prediction:
+    from exporters.cost import model_cost
+
+    assert onnx is not None
+    cost = model_cost(read_bytes(onnx), batch)
+    arithmetic = 2 * cost.multiplications / peak.flops
+    memory = (2 * cost.weights + cost.io_bytes) / peak.bytes  # two bytes per weight in float16
+    limit = "arithmetic" if arithmetic >= memory else "memory"
+    return Prediction(name, target, batch, max(arithmetic, memory) * 1e3, limit)
+
+
+def _peak(threads: int | None) -> Peak | None:
+    try:
+        return measured_peak(threads)
+    except ImportError:
+        return None  # production machines have no onnx; the shares are left out
+
+
+def _rounds(seconds: float, at_least: int) -> Iterator[None]:
+    """So many turns, and more until the time is over."""
+    end, done = time.perf_counter() + seconds, 0
+    while done < at_least or time.perf_counter() < end:
+        done += 1
+        yield
+
+
+def _check_same_interface(configs: Sequence[GeneratorConfig]) -> None:
+    kinds = {(config.z_dim, config.num_classes) for config in configs}
+    if len(kinds) > 1:
+        listed = ", ".join(f"z_dim {z} with {classes} classes" for z, classes in sorted(kinds))
+        raise InputError(f"these files hold generators with different inputs ({listed}); compare them one by one.")
