@@ -21,7 +21,7 @@ from sagan_deploy.cli.talk import (
 from sagan_deploy.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
-    from sagan_deploy.bench import BenchReport
+    from sagan_deploy.bench import BenchOptions, BenchReport
 
 
 def register(app: typer.Typer) -> None:
@@ -62,10 +62,6 @@ def bench(
         _bench_training(20.0 * duration, threads, json=json, quiet=quiet)
         return
     from sagan_deploy.bench import BenchOptions
-    from sagan_deploy.bench import bench as run
-    from sagan_deploy.bench.report import read_report, report_json
-    from sagan_deploy.files import refuse_existing_file, write_bytes
-    from sagan_deploy.reports.console import bench_table
 
     if not files:
         raise ConfigError("name at least one file to measure, or --train")
@@ -82,7 +78,25 @@ def bench(
         memory=memory,
         targets=tuple(target.split(",")) if target else (),
     )
-    limit = _share(max_regression)
+    _measure(files, options, save, compare, _share(max_regression), force=force, json=json, quiet=quiet)
+
+
+def _measure(
+    files: list[Path],
+    options: BenchOptions,
+    save: Path | None,
+    compare: Path | None,
+    limit: float,
+    *,
+    force: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
+    from sagan_deploy.bench import bench as run
+    from sagan_deploy.bench.report import read_report, report_json
+    from sagan_deploy.files import refuse_existing_file, write_bytes
+    from sagan_deploy.reports.console import bench_table
+
     if save is not None:
         refuse_existing_file(save, force=force)
     old = None if compare is None else read_report(compare)

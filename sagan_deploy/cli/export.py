@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from sagan_deploy.cli import export_options as options
 from sagan_deploy.cli.talk import ForceOption, JsonOption, QuietOption, print_json, print_result, progress_bars, say
 from sagan_deploy.errors import ConfigError
 
@@ -28,45 +29,19 @@ def register(app: typer.Typer) -> None:
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A generator checkpoint (.safetensors).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")],
-    precision: Annotated[
-        Literal["fp32", "fp16", "bf16", "mixed", "int8", "fp8"],
-        typer.Option(
-            help="Type of weights and arithmetic. mixed: fp16, and float32 for the parts named with --float32 or else "
-            "for the fewest that keep the budget; int8, fp8: convolutions."
-        ),
-    ] = "fp32",
-    form: Annotated[
-        Literal["inference", "training"],
-        typer.Option(help="inference: the same function with fewer operations; training: the layers as trained."),
-    ] = "inference",
-    attention: Annotated[
-        Literal["auto", "fused", "decomposed"],
-        typer.Option(help="fused: the layout that TensorRT turns into one kernel; auto: fused for half precision."),
-    ] = "auto",
-    upsample_conv: Annotated[
-        Literal["auto", "phases", "differences", "transposed", "plain"],
-        typer.Option(help="How upsampling and 3x3 convolution are written; auto: by width and precision."),
-    ] = "auto",
-    conv: Annotated[
-        Literal["auto", "direct", "winograd"],
-        typer.Option(help="How the other 3x3 convolutions are written; auto: Winograd for wide fp32 layers."),
-    ] = "auto",
-    output: Annotated[
-        Literal["float", "uint8"], typer.Option(help="float: n c h w in [-1, 1]; uint8: n h w c, 0 to 255.")
-    ] = "float",
-    io_precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Type of the input z.")] = "fp32",
-    float32: Annotated[
-        list[str] | None,
-        typer.Option(help="For mixed: a part that stays float32: stem, tail, stages.N[.block|.attention]. Repeatable."),
-    ] = None,
-    calibration_latents: Annotated[int, typer.Option(min=1, help="Images that int8 and fp8 are calibrated on.")] = 64,
-    tune: Annotated[
-        bool,
-        typer.Option("--tune", help="Try the fp32 forms on this machine's CPU; keep the fastest that parity passes."),
-    ] = False,
-    tune_batch: Annotated[int, typer.Option(min=1, help="Batch size that --tune times.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime for --tune.")] = None,
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set; by default one that TensorRT 10 reads.")] = None,
+    precision: options.Precision = "fp32",
+    form: options.Form = "inference",
+    attention: options.Attention = "auto",
+    upsample_conv: options.UpsampleConv = "auto",
+    conv: options.Conv = "auto",
+    output: options.Output = "float",
+    io_precision: options.IoPrecision = "fp32",
+    float32: options.Float32 = None,
+    calibration_latents: options.CalibrationLatents = 64,
+    tune: options.Tune = False,
+    tune_batch: options.TuneBatch = 1,
+    threads: options.Threads = None,
+    opset: options.Opset = None,
     force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -94,8 +69,8 @@ def export(
         if tune:
             from sagan_deploy.tuning import tune as run
 
-            options = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
-            tuned = run(loaded, options, batch=tune_batch, threads=threads, progress=progress)
+            wanted = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
+            tuned = run(loaded, wanted, batch=tune_batch, threads=threads, progress=progress)
             exported, trials = tuned.exported, tuned.trials
         else:
             exported = _exported(
@@ -130,8 +105,8 @@ def _exported(
         say(in_words(recipe), quiet=quiet)
         return exported
     if precision in ("fp32", "fp16", "bf16", "mixed"):
-        options = InferenceOptions(precision=cast("Precision", precision), float32=float32, **shape)
-        return export_generator(loaded, options, form=form, opset=opset, progress=progress)
+        wanted = InferenceOptions(precision=cast("Precision", precision), float32=float32, **shape)
+        return export_generator(loaded, wanted, form=form, opset=opset, progress=progress)
     kind, half = cast('Literal["int8", "fp8"]', precision), InferenceOptions(precision="fp16", **shape)
     return quantised(loaded, kind, half, latents=calibration_latents, opset=opset, progress=progress)
 
