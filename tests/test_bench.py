@@ -8,7 +8,7 @@ import pytest
 
 from sagan_deploy.bench import BenchOptions, BenchReport, Row, bench, compare, read_report
 from sagan_deploy.bench import measure as module
-from sagan_deploy.bench.machine import GPUS
+from sagan_deploy.bench.machine import GPUS, Peak
 from sagan_deploy.bench.report import report_json
 from sagan_deploy.checkpoints.native import save_checkpoint
 from sagan_deploy.errors import ConfigError, InputError
@@ -112,7 +112,8 @@ def test_saved_reports_come_back_and_a_regression_is_named(tmp_path):
         read_report(path)
 
 
-def test_a_file_is_weighed_counted_and_predicted(tmp_path):
+def test_a_file_is_weighed_counted_and_predicted(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "measured_peak", lambda threads: Peak(flops=1e6, bytes=1e12))
     path = tmp_path / "g.onnx"
     path.write_bytes(tiny_onnx())
     options = dataclasses.replace(QUICK, batches=(2,), memory=True, targets=("l4",), baseline="onnxruntime")
@@ -123,7 +124,7 @@ def test_a_file_is_weighed_counted_and_predicted(tmp_path):
     assert 20 < row.peak_mb < 2000
     multiplications = 2 * 8 * 192  # two rows of z by (8, 192)
     assert row.gflops == pytest.approx(2 * multiplications / row.p50_ms / 1e6)
-    assert 0 < row.attainable <= 1
+    assert row.attainable == pytest.approx(2 * multiplications / 1e6 / (row.p50_ms / 1e3))
     prediction = next(each for each in report.predictions if each.name == row.name)
     weights = 8 * 192 + 3 * 192 + 4
     moved = 2 * weights + 2 * (8 * 4 + 8) + 2 * 192 * 4

@@ -50,6 +50,8 @@ def gpu_peak(name: str) -> Peak:
 def measured_peak(threads: int | None) -> Peak:
     """The best of several large float32 products in ONNX Runtime, and of several copies of a large array.
 
+    Other work on the machine makes it too small; shares of the attainable above 100 % are the sign of that.
+
     Raises:
         ImportError: onnx or onnxruntime is not installed.
     """
@@ -67,7 +69,7 @@ def measured_peak(threads: int | None) -> Peak:
     factors = np.random.default_rng(0).random((2, _SIZE, _SIZE), dtype=np.float32)
     feed = {"a": factors[0], "b": factors[1]}
     source, target = np.ones(_COPY_BYTES, np.uint8), np.empty(_COPY_BYTES, np.uint8)
-    product = min(_seconds(lambda: session.run(None, feed)) for _ in range(10))
+    product = min(_seconds(lambda: session.run(None, feed)) for _ in range(20))
     copy = min(_seconds(lambda: np.copyto(target, source)) for _ in range(5))
     return Peak(2 * _SIZE**3 / product, 2 * _COPY_BYTES / copy)
 
