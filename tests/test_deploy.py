@@ -76,7 +76,7 @@ def test_mixed_and_calibrated_files_are_made_as_the_options_say(checkpoint, tmp_
     options = DeployOptions(
         precisions=("mixed", "int8"),
         float32=("tail",),
-        calibration_latents=3,
+        calibration_latents=32,
         targets=("rtx-4090",),
         images=4,
         max_batch=8,
