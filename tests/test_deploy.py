@@ -74,23 +74,23 @@ def test_an_int8_bundle_is_judged_by_its_own_limits_and_has_a_plan(checkpoint, t
 def test_mixed_and_calibrated_files_are_made_as_the_options_say(checkpoint, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     options = DeployOptions(
-        precisions=("mixed", "fp8"),
+        precisions=("mixed", "int8"),
         float32=("tail",),
-        calibration_latents=3,
+        calibration_latents=32,
         targets=("rtx-4090",),
-        images=2,
+        images=4,
         max_batch=8,
     )
     made = deploy(checkpoint, tmp_path / "bundle", options)
-    mixed, fp8, plan = made.manifest.artifacts
-    assert (mixed.precision, fp8.precision, plan.precision) == ("mixed", "fp8", "mixed")
-    assert {mixed.verdict.status, fp8.verdict.status} == {"passed"}
+    mixed, int8, plan = made.manifest.artifacts
+    assert (mixed.precision, int8.precision, plan.precision) == ("mixed", "int8", "mixed")
+    assert {mixed.verdict.status, int8.verdict.status} == {"passed"}
     said = {
         name: read_onnx_header((made.folder / f"onnx/generator.{name}.onnx").read_bytes(), name).metadata
-        for name in ("mixed", "fp8")
+        for name in ("mixed", "int8")
     }
     assert json.loads(said["mixed"]["sagan_deploy.float32_parts"]) == ["tail"]
-    assert json.loads(said["fp8"]["sagan_deploy.provenance"])[-1]["calibration"]["latents"] == 32
+    assert json.loads(said["int8"]["sagan_deploy.provenance"])[-1]["calibration"]["latents"] == 32
 
 
 def test_mixed_without_parts_is_plain_fp16_where_nothing_needs_float32_and_is_written_once(checkpoint, tmp_path):
