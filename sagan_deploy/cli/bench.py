@@ -57,9 +57,8 @@ def bench(
     """
     from sagan_deploy.bench import BenchOptions
     from sagan_deploy.bench import bench as run
-    from sagan_deploy.bench.report import read_report, report_json
-    from sagan_deploy.files import refuse_existing_file, write_bytes
-    from sagan_deploy.reports.console import bench_table
+    from sagan_deploy.bench.report import read_report
+    from sagan_deploy.files import refuse_existing_file
 
     options = BenchOptions(
         batches=tuple(int(value) for value in _numbers("--batch", batch, whole=True)),
@@ -80,16 +79,24 @@ def bench(
     old = None if compare is None else read_report(compare)
     with progress_bars(quiet=quiet) as progress:
         report = run(files, options, progress=progress)
+    _give_out(report, save, as_json=json, quiet=quiet)
+    if old is not None:
+        _judge(report, old, limit)
+
+
+def _give_out(report: BenchReport, save: Path | None, *, as_json: bool, quiet: bool) -> None:
+    from sagan_deploy.bench.report import report_json
+    from sagan_deploy.files import write_bytes
+    from sagan_deploy.reports.console import bench_table
+
     for name, reason in report.not_run.items():
         say(f"not run: {name}: {reason}", quiet=quiet)
     if save is not None:
         write_bytes(save, report_json(report).encode())
-    if json:
+    if as_json:
         print_json(dataclasses.asdict(report))
     else:
         print_result(bench_table(report))
-    if old is not None:
-        _judge(report, old, limit)
 
 
 def _judge(report: BenchReport, old: BenchReport, limit: float) -> None:

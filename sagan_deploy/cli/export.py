@@ -13,7 +13,10 @@ from sagan_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
     from sagan_deploy.bundle.manifest import Artifact
+    from sagan_deploy.checkpoints.native import Checkpoint
     from sagan_deploy.export import ExportedGenerator
+    from sagan_deploy.model.inference.options import InferenceOptions
+    from sagan_deploy.progress import Progress
     from sagan_deploy.tuning import Trial
 
 
@@ -79,28 +82,31 @@ def export(
     _check_tuning(tune, precision, form, opset, upsample_conv, conv)
     if precision in ("int8", "fp8") and form == "training":
         raise ConfigError("--form training is for comparison and comes in --precision fp32 --output float only")
-    shape = {
-        "attention": attention, "upsample_conv": upsample_conv, "conv": conv,
-        "output": output, "io_precision": io_precision,
-    }  # fmt: skip
+    eight_bits = precision in ("int8", "fp8")
+    weights = cast('Literal["fp32", "fp16", "bf16", "mixed"]', "fp16" if eight_bits else precision)
+    parts = tuple(float32 or ())
+    options = InferenceOptions(weights, attention, upsample_conv, conv, output, io_precision, parts)
+    trials: tuple[Trial, ...] = ()
     with progress_bars(quiet=quiet) as progress:
         loaded = load_checkpoint(checkpoint)
-        trials: tuple[Trial, ...] = ()
         if tune:
-            from sagan_deploy.tuning import tune as run
-
-            options = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
-            tuned = run(loaded, options, batch=tune_batch, threads=threads, progress=progress)
-            exported, trials = tuned.exported, tuned.trials
-        elif precision in ("fp32", "fp16", "bf16", "mixed"):
-            options = InferenceOptions(precision=precision, float32=tuple(float32 or ()), **shape)  # type: ignore[arg-type]
-            exported = export_generator(loaded, options, form=form, opset=opset, progress=progress)
-        else:
+            exported, trials = _tuned(loaded, options, tune_batch, threads, progress)
+        elif eight_bits:
             kind = cast('Literal["int8", "fp8"]', precision)
-            half = InferenceOptions(precision="fp16", **shape)  # type: ignore[arg-type]
-            exported = quantised(loaded, kind, half, latents=calibration_latents, opset=opset, progress=progress)
+            exported = quantised(loaded, kind, options, latents=calibration_latents, opset=opset, progress=progress)
+        else:
+            exported = export_generator(loaded, options, form=form, opset=opset, progress=progress)
     write_bytes(out, exported.payload)
     _show(exported, onnx_artifact(exported, out.name), out, trials, as_json=json)
+
+
+def _tuned(
+    loaded: Checkpoint, options: InferenceOptions, batch: int, threads: int | None, progress: Progress
+) -> tuple[ExportedGenerator, tuple[Trial, ...]]:
+    from sagan_deploy.tuning import tune
+
+    tuned = tune(loaded, options, batch=batch, threads=threads, progress=progress)
+    return tuned.exported, tuned.trials
 
 
 def _check_tuning(tune: bool, precision: str, form: str, opset: int | None, *forms: str) -> None:
