@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from sagan_deploy.progress import Progress
     from sagan_deploy.tuning import Trial
 
+_UpsampleOption = Annotated[
+    Literal["auto", "phases", "differences", "transposed", "plain"],
+    typer.Option(help="How upsampling and 3x3 convolution are written; auto: by width and precision."),
+]
+_ConvOption = Annotated[
+    Literal["auto", "direct", "winograd"],
+    typer.Option(help="How the other 3x3 convolutions are written; auto: Winograd for wide fp32 layers."),
+]
+_TuneOption = Annotated[
+    bool,
+    typer.Option("--tune", help="Try the fp32 forms on this machine's CPU; keep the fastest that parity passes."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -40,14 +53,8 @@ def export(
         Literal["auto", "fused", "decomposed"],
         typer.Option(help="fused: the layout that TensorRT turns into one kernel; auto: fused for half precision."),
     ] = "auto",
-    upsample_conv: Annotated[
-        Literal["auto", "phases", "differences", "transposed", "plain"],
-        typer.Option(help="How upsampling and 3x3 convolution are written; auto: by width and precision."),
-    ] = "auto",
-    conv: Annotated[
-        Literal["auto", "direct", "winograd"],
-        typer.Option(help="How the other 3x3 convolutions are written; auto: Winograd for wide fp32 layers."),
-    ] = "auto",
+    upsample_conv: _UpsampleOption = "auto",
+    conv: _ConvOption = "auto",
     output: Annotated[
         Literal["float", "uint8"], typer.Option(help="float: n c h w in [-1, 1]; uint8: n h w c, 0 to 255.")
     ] = "float",
@@ -57,13 +64,10 @@ def export(
         typer.Option(help="For mixed: a part that stays float32: stem, tail, stages.N[.block|.attention]. Repeatable."),
     ] = None,
     calibration_latents: Annotated[int, typer.Option(min=1, help="Images that int8 and fp8 are calibrated on.")] = 64,
-    tune: Annotated[
-        bool,
-        typer.Option("--tune", help="Try the fp32 forms on this machine's CPU; keep the fastest that parity passes."),
-    ] = False,
+    tune: _TuneOption = False,
     tune_batch: Annotated[int, typer.Option(min=1, help="Batch size that --tune times.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime for --tune.")] = None,
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set; by default one that TensorRT 10 reads.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; TensorRT 10 reads the default.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -76,28 +80,32 @@ def export(
     from sagan_deploy.export import export_generator, onnx_artifact
     from sagan_deploy.files import refuse_existing_file, write_bytes
     from sagan_deploy.model.inference.options import InferenceOptions
-    from sagan_deploy.quantisation import quantised
 
     refuse_existing_file(out, force=force)
-    _check_tuning(tune, precision, form, opset, upsample_conv, conv)
-    if precision in ("int8", "fp8") and form == "training":
-        raise ConfigError("--form training is for comparison and comes in --precision fp32 --output float only")
+    _check(tune, precision, form, opset, upsample_conv, conv)
     eight_bits = precision in ("int8", "fp8")
     weights = cast('Literal["fp32", "fp16", "bf16", "mixed"]', "fp16" if eight_bits else precision)
-    parts = tuple(float32 or ())
-    options = InferenceOptions(weights, attention, upsample_conv, conv, output, io_precision, parts)
+    options = InferenceOptions(weights, attention, upsample_conv, conv, output, io_precision, tuple(float32 or ()))
     trials: tuple[Trial, ...] = ()
     with progress_bars(quiet=quiet) as progress:
         loaded = load_checkpoint(checkpoint)
         if tune:
             exported, trials = _tuned(loaded, options, tune_batch, threads, progress)
         elif eight_bits:
-            kind = cast('Literal["int8", "fp8"]', precision)
-            exported = quantised(loaded, kind, options, latents=calibration_latents, opset=opset, progress=progress)
+            exported = _quantised(loaded, precision, options, calibration_latents, opset, progress)
         else:
             exported = export_generator(loaded, options, form=form, opset=opset, progress=progress)
     write_bytes(out, exported.payload)
     _show(exported, onnx_artifact(exported, out.name), out, trials, as_json=json)
+
+
+def _quantised(
+    loaded: Checkpoint, precision: str, options: InferenceOptions, latents: int, opset: int | None, progress: Progress
+) -> ExportedGenerator:
+    from sagan_deploy.quantisation import quantised
+
+    kind = cast('Literal["int8", "fp8"]', precision)
+    return quantised(loaded, kind, options, latents=latents, opset=opset, progress=progress)
 
 
 def _tuned(
@@ -109,7 +117,9 @@ def _tuned(
     return tuned.exported, tuned.trials
 
 
-def _check_tuning(tune: bool, precision: str, form: str, opset: int | None, *forms: str) -> None:
+def _check(tune: bool, precision: str, form: str, opset: int | None, *forms: str) -> None:
+    if precision in ("int8", "fp8") and form == "training":
+        raise ConfigError("--form training is for comparison and comes in --precision fp32 --output float only")
     if tune and (precision != "fp32" or form != "inference" or opset is not None or set(forms) != {"auto"}):
         raise ConfigError(
             "--tune tries the forms of a float32 inference export itself; leave out --precision, --form, --opset, "
