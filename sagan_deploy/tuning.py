@@ -95,7 +95,6 @@ def tune(
     cached = times is not None
     if times is None:
         times = _times(checkpoint, options, BenchOptions((batch,), duration, threads=threads), progress)
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, json.dumps(times).encode())
     return _keep_fastest(checkpoint, options, times, cached, progress)
 

@@ -8,12 +8,14 @@ import pytest
 
 from sagan_deploy.bench import BenchOptions, BenchReport, Row, bench, compare, read_report
 from sagan_deploy.bench import measure as module
+from sagan_deploy.bench.contenders import Contender
 from sagan_deploy.bench.machine import GPUS, Peak
+from sagan_deploy.bench.memory import peak_bytes
 from sagan_deploy.bench.report import report_json
 from sagan_deploy.checkpoints.native import save_checkpoint
 from sagan_deploy.errors import ConfigError, InputError
 from tests.generators import CONFIGS, TINY, tiny_checkpoint
-from tests.tiny_models import tiny_onnx
+from tests.tiny_models import CONFIG, tiny_onnx
 
 QUICK = BenchOptions(batches=(1, 3), duration=0.05, warmup=0.0, threads=1)
 
@@ -134,3 +136,14 @@ def test_a_file_is_weighed_counted_and_predicted(tmp_path, monkeypatch):
         bench([path], dataclasses.replace(QUICK, baseline="nobody"))
     with pytest.raises(ConfigError, match="no published peaks here for 'rtx-1'"):
         bench([path], dataclasses.replace(QUICK, targets=("rtx-1",)))
+
+
+def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(tmp_path):
+    path = tmp_path / "g.onnx"
+    path.write_bytes(tiny_onnx())
+    contender = Contender("g", "runtime", path)
+    small = peak_bytes(contender, CONFIG, 1, 1)
+    ballast = np.ones(600_000_000, np.uint8)  # of this process, which starts the other one
+    assert peak_bytes(contender, CONFIG, 1, 1) < small + 100_000_000
+    assert ballast[-1] == 1
+    assert peak_bytes(dataclasses.replace(contender, file=tmp_path / "none.onnx"), CONFIG, 1, 1) is None

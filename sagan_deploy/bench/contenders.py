@@ -57,7 +57,7 @@ def contenders_of(
 
     Args:
         file: a checkpoint, ONNX file, plan or bundle.
-        scratch: an empty folder for the exports of a checkpoint.
+        scratch: the exports of a checkpoint are written beside it, under names that begin with its own.
         compiled: with torch.compile.
         progress: told about the exports.
 
@@ -78,9 +78,8 @@ def contenders_of(
     checkpoint = load_checkpoint(file)
     kinds: list[Kind] = ["eager", "channels-last", *(["compile"] if compiled else [])]  # type: ignore[list-item]
     found = [Contender(str(file), kind, file) for kind in kinds]
-    scratch.mkdir()
     for form, name in (("training", "plain export"), ("inference", "inference form")):
-        path = scratch / f"{form}.onnx"
+        path = scratch.with_name(f"{scratch.name}-{form}.onnx")
         write_bytes(path, export_generator(checkpoint, form=form, progress=progress).payload)  # type: ignore[arg-type]
         found.append(Contender(str(file), "runtime", path, path, name))
         if _has_openvino():
