@@ -15,7 +15,7 @@ from sagan_deploy.environment import machine, tool_versions
 from sagan_deploy.parity.candidates import Candidate, open_candidates
 from sagan_deploy.parity.cases import Pool, default_count, make_cases
 from sagan_deploy.parity.gates import distances
-from sagan_deploy.parity.legs import Trial, algebra_leg, file_leg, unrun_leg
+from sagan_deploy.parity.legs import Trial, algebra_leg, file_leg, forms_of, unrun_leg
 from sagan_deploy.parity.policy import Policy
 from sagan_deploy.parity.quantised_yardstick import draw_quantised
 from sagan_deploy.parity.reference import REFERENCE, draw_float64
@@ -70,8 +70,7 @@ def judge(
         for key, one in {candidate.arithmetic: candidate for candidate in candidates}.items()
     }
     trial = Trial(checkpoint, generator, pool, cases, reference, policy or Policy(), yardsticks)
-    layouts = sorted({c.attention for c in candidates if c.kind == "onnx"}) or ["fused"]
-    legs = [algebra_leg(layout, trial, progress) for layout in layouts]
+    legs = [algebra_leg(name, form, trial, progress) for name, form in sorted(forms_of(candidates).items())]
     images = _judge_files(candidates, trial, legs, progress, fail_fast=fail_fast)
     return ParityReport(
         reference=REFERENCE,

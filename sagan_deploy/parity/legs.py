@@ -55,21 +55,43 @@ class Trial:
         return self.policy.limits(candidate.precision, depth, self.yardsticks[candidate.arithmetic])
 
 
-def algebra_leg(layout: str, trial: Trial, progress: Progress) -> Leg:
-    """The inference form with one layout of attention, in float64."""
+def forms_of(candidates: Sequence[Candidate]) -> dict[str, InferenceOptions]:
+    """The different inference forms that some files hold, by name; the one for plans where no ONNX file is judged.
+
+    What ``auto`` means depends on the precision, so files of two precisions may hold two forms.
+    """
+    found: dict[tuple[object, ...], InferenceOptions] = {}
+    for candidate in candidates:
+        if candidate.kind == "onnx":
+            plain = InferenceOptions(attention=candidate.attention)
+            options = exported_options(candidate.provenance) or plain
+            wide = options.precision == "fp32"  # only there are layers written as differences and Winograd products
+            key = (options.attention_layout, options.deconv, options.upsample_conv, options.conv, wide)
+            found.setdefault(key, dataclasses.replace(options, output="float"))
+    forms = tuple(found.values()) or (InferenceOptions("fp16"),)
+    layouts = [form.attention_layout for form in forms]
+    names = [f"inference form, {form.attention_layout} attention" for form in forms]
+    for i, form in enumerate(forms):
+        if layouts.count(form.attention_layout) > 1:
+            names[i] += f", {form.precision}: {form.upsample_conv} and {form.conv}"
+    return dict(zip(names, forms, strict=True))
+
+
+def algebra_leg(name: str, options: InferenceOptions, trial: Trial, progress: Progress) -> Leg:
+    """One inference form in float64."""
     start = time.perf_counter()
-    form = to_inference(trial.generator, InferenceOptions(attention=layout))  # type: ignore[arg-type]
+    form = to_inference(trial.generator, options)
     # Identities hold for every latent or for none, and all classes of a file are looked at by their numbers.
     rows = trial.pool.spread(_ALGEBRA_ROWS)
     some = Pool(*trial.pool.batch(Case("some", tuple(rows))))
-    drawn = draw_float64(form, some, task=f"inference form, {layout}", progress=progress)
+    drawn = draw_float64(form, some, task=name, progress=progress)
     errors, limit = relative_l2(drawn, trial.reference[rows]), trial.policy.algebra()
     worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors)))
     gate = Gate(
         "tensor.rel_l2", float(errors[worst]), limit.value, limit.derivation, case="all", image=int(rows[worst])
     )
     return Leg(
-        name=f"inference form, {layout} attention",
+        name=name,
         how="PyTorch, float64",
         status="passed" if gate.passed else "failed",
         reason="" if gate.passed else _first_failure((gate,)),
