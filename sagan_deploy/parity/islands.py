@@ -85,7 +85,7 @@ def export_mixed(
         The file, which is plain fp16 when nothing needs float32, and the recipe.
 
     Raises:
-        CheckFailed: even with all parts in float32 the file does not meet the budget.
+        CheckFailed: the budget is not met, or only with all parts in float32.
     """
     options = options or InferenceOptions()
     half = dataclasses.replace(options, precision="fp16", float32=())
@@ -101,6 +101,8 @@ def export_mixed(
     trials = Trials(exported.payload, float32_weights(generator, half), pool, reference, limits)
     parts, gains = _search(trials, progress)
 
+    _check_some_half(parts, trials)
+
     def real(chosen: tuple[str, ...]) -> ExportedGenerator:
         mixed = dataclasses.replace(options, precision="mixed" if chosen else "fp16", float32=chosen)
         return export_generator(checkpoint, mixed, opset=opset, progress=progress)
@@ -112,11 +114,21 @@ def export_mixed(
         # The trial rounds a little less than the file at the borders of its parts.
         while trials.share(loss) > 1 and left:
             parts = _in_order((*parts, left.pop(0)), trials.parts)
+            _check_some_half(parts, trials)
             found = real(parts)
             loss = trials.loss_of(emulated(found.payload))
     values = {rule: limits[rule].value for rule in _RULES}
     recipe = Recipe(parts, trials.loss(()), loss, values, gains, len(pool), seed)
     return _with_recipe(found, recipe), recipe
+
+
+def _check_some_half(parts: Collection[str], trials: Trials) -> None:
+    if len(parts) == len(trials.parts):
+        raise CheckFailed(
+            f"every part would have to be float32 to meet the budget (in fp16 tensor.rel_l2 is "
+            f"{trials.loss(())['tensor.rel_l2']:.3g}, the limit is {trials.limits['tensor.rel_l2'].value:.3g}): "
+            "export it with --precision fp32."
+        )
 
 
 def in_words(recipe: Recipe) -> str:

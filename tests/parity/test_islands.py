@@ -13,11 +13,13 @@ from onnx import numpy_helper
 from sagan_deploy.checkpoints.native import checkpoint_of
 from sagan_deploy.errors import CheckFailed
 from sagan_deploy.model.inference import InferenceOptions
+from sagan_deploy.parity import islands
 from sagan_deploy.parity.candidates import open_candidates
 from sagan_deploy.parity.cases import make_cases
 from sagan_deploy.parity.compare import judge
 from sagan_deploy.parity.emulation import emulated, session_options
 from sagan_deploy.parity.islands import export_mixed
+from sagan_deploy.parity.policy import Change, Policy
 from sagan_deploy.parity.ranges import audit_ranges
 from sagan_deploy.parity.widened import parts_of, widened
 from tests import exports
@@ -161,9 +163,13 @@ def test_nothing_is_float32_where_float16_keeps_the_budget():
     assert recipe.fp16 == recipe.found
 
 
-def test_a_budget_that_no_parts_meet_is_said(loud, monkeypatch):
-    from sagan_deploy.parity.policy import Change, Policy
+def test_a_network_that_would_need_float32_everywhere_is_sent_to_fp32(loud, monkeypatch):
+    monkeypatch.setattr(islands, "_search", lambda trials, _: (trials.parts, ()))
+    with pytest.raises(CheckFailed, match="--precision fp32"):
+        export_mixed(loud, count=2)
 
+
+def test_a_budget_that_no_parts_meet_is_said(loud):
     never = Policy({"mixed.tensor.rel_l2": Change(1e-9, "a limit that float32 cannot keep")})
     with pytest.raises(CheckFailed, match="no choice of float32 parts"):
         export_mixed(loud, policy=never, count=2)
