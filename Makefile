@@ -7,7 +7,7 @@ OUT ?= quickstart
 MINUTES ?= 3
 ARGS ?=
 
-.PHONY: quickstart test lint bench test-gpu clean
+.PHONY: quickstart test test-all lint bench test-gpu clean
 
 $(VENV)/.ready: pyproject.toml .constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}. Try: make PYTHON=python3.12")'
@@ -25,6 +25,9 @@ quickstart: $(VENV)/.ready
 	$(BIN)/sagan-deploy quickstart --out $(OUT) --minutes $(MINUTES) $(ARGS)
 
 test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n auto -m 'not gpu and not exhaustive' $(ARGS)
+
+test-all: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n auto -m 'not gpu' $(ARGS)
 
 test-gpu: $(VENV)/.ready-dev

@@ -47,7 +47,9 @@ def test_parts_are_rounded_to_their_own_type_and_once(name):
     torch.testing.assert_close(images.double(), form(*inputs(CONFIGS[name])), atol=0.2, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["sagan", "biggan", "biggan-deep"])
+@pytest.mark.parametrize(
+    "name", ["sagan", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in ("biggan", "biggan-deep"))]
+)
 def test_it_is_closer_than_fp16_and_passes_parity(name, tmp_path):
     checkpoint = checkpoint_of_kind(name)
     most = ("stem", *(f"stages.{i}" for i in range(checkpoint.config.num_stages - 1)), "tail")

@@ -10,7 +10,7 @@ import pytest
 from sagan_deploy.bundle.bundle import CorruptError
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.model.inference import InferenceOptions
-from sagan_deploy.parity import compare
+from sagan_deploy.parity import compare, legs
 from sagan_deploy.parity.candidates import Candidate, open_candidates, opened
 from sagan_deploy.parity.compare import judge
 from tests.exports import export_once
@@ -69,7 +69,7 @@ def test_a_plan_is_judged_at_all_batches_that_it_was_built_for(checkpoint, tmp_p
         return images
 
     monkeypatch.setattr(compare, "open_candidates", lambda path: [as_plan(path, checkpoint)])
-    monkeypatch.setattr(compare, "opened", lambda candidate: contextlib.nullcontext(draw))
+    monkeypatch.setattr(legs, "opened", lambda candidate: contextlib.nullcontext(draw))
     report = judge(checkpoint, [tmp_path / "g.plan"], count=4)
     assert report.passed, [leg.reason for leg in report.legs]
     assert {1, 3, 6} <= set(sizes)
