@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,39 +87,52 @@ def export_mixed(
     Raises:
         CheckFailed: the budget is not met, or only with all parts in float32.
     """
-    options = options or InferenceOptions()
-    half = dataclasses.replace(options, precision="fp16", float32=())
-    exported = export_generator(checkpoint, dataclasses.replace(half, output="float"), opset=opset, progress=progress)
-    pool, _ = make_cases(
-        checkpoint.config, seed=seed, count=default_count(checkpoint.config) if count is None else count
-    )
-    if exported.z_type == "float16":
-        pool = pool.rounded_to_half()
-    generator = checkpoint.generator()
-    reference = draw_float64(generator, pool, progress=progress)
-    limits = (policy or Policy()).limits("mixed", rounding_layers(exported.payload))
-    trials = Trials(exported.payload, float32_weights(generator, half), pool, reference, limits)
+    options = dataclasses.replace(options or InferenceOptions(), precision="fp16", float32=())
+    half, trials = _trials(checkpoint, options, opset, policy or Policy(), seed, count, progress)
     parts, gains = _search(trials, progress)
-
     _check_some_half(parts, trials)
 
-    def real(chosen: tuple[str, ...]) -> ExportedGenerator:
-        mixed = dataclasses.replace(options, precision="mixed" if chosen else "fp16", float32=chosen)
-        return export_generator(checkpoint, mixed, opset=opset, progress=progress)
+    def real(chosen: tuple[str, ...], output: Literal["float", "uint8"]) -> ExportedGenerator:
+        if (chosen, output) == ((), "float"):
+            return half
+        precision: Literal["fp16", "mixed"] = "mixed" if chosen else "fp16"
+        wanted = dataclasses.replace(options, precision=precision, float32=chosen, output=output)
+        return export_generator(checkpoint, wanted, opset=opset, progress=progress)
 
-    found, loss = real(parts), trials.loss(parts)
-    if parts and options.output == "float":
+    found, loss = real(parts, "float"), trials.loss(())
+    if parts:
         loss = trials.loss_of(emulated(found.payload))
         left = [gain.path for gain in gains if gain.path not in parts]
         # The trial rounds a little less than the file at the borders of its parts.
         while trials.share(loss) > 1 and left:
             parts = _in_order((*parts, left.pop(0)), trials.parts)
             _check_some_half(parts, trials)
-            found = real(parts)
+            found = real(parts, "float")
             loss = trials.loss_of(emulated(found.payload))
-    values = {rule: limits[rule].value for rule in _RULES}
-    recipe = Recipe(parts, trials.loss(()), loss, values, gains, len(pool), seed)
+    if options.output == "uint8":
+        found = real(parts, "uint8")  # the same network, measured before its codes are rounded
+    values = {rule: trials.limits[rule].value for rule in _RULES}
+    recipe = Recipe(parts, trials.loss(()), loss, values, gains, len(trials.pool), seed)
     return _with_recipe(found, recipe), recipe
+
+
+def _trials(
+    checkpoint: Checkpoint,
+    half: InferenceOptions,
+    opset: int | None,
+    policy: Policy,
+    seed: int,
+    count: int | None,
+    progress: Progress,
+) -> tuple[ExportedGenerator, Trials]:
+    exported = export_generator(checkpoint, dataclasses.replace(half, output="float"), opset=opset, progress=progress)
+    config, generator = checkpoint.config, checkpoint.generator()
+    pool, _ = make_cases(config, seed=seed, count=default_count(config) if count is None else count)
+    if exported.z_type == "float16":
+        pool = pool.rounded_to_half()
+    reference = draw_float64(generator, pool, progress=progress)
+    limits = policy.limits("mixed", rounding_layers(exported.payload))
+    return exported, Trials(exported.payload, float32_weights(generator, half), pool, reference, limits)
 
 
 def _check_some_half(parts: Collection[str], trials: Trials) -> None:
