@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,13 +20,30 @@ from sagan_deploy.cli.talk import (
     progress_bars,
     say,
 )
-from sagan_deploy.errors import CheckFailed, MissingError
+from sagan_deploy.errors import CheckFailed, ConfigError, MissingError
 
 if TYPE_CHECKING:
     from sagan_deploy.parity.baseline import Comparison
     from sagan_deploy.parity.report import ParityReport
 
 _MARKER = "report.json"
+
+
+_Distribution = Annotated[
+    int, typer.Option(min=0, help="Compare distributions too, over so many latents (at least 16).")
+]
+_Features = Annotated[
+    Path | None, typer.Option(help="An ONNX feature extractor for --distribution; by default a local one.")
+]
+_SaveBaseline = Annotated[
+    Path | None, typer.Option(help="A file to write: this report as JSON, to hold later builds against.")
+]
+_AgainstBaseline = Annotated[
+    Path | None, typer.Option(help="A saved report: exit with 1 when a value came closer to its limit since.")
+]
+_MaxRegression = Annotated[
+    float, typer.Option(min=0.0, help="By how much of its limit a value may come closer to it since the baseline.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,15 +67,11 @@ def parity(
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A parity policy (TOML) that changes limits.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Latents that are judged; by default by image size.")] = None,
-    save_baseline: Annotated[
-        Path | None, typer.Option(help="A file to write: this report as JSON, to hold later builds against.")
-    ] = None,
-    against_baseline: Annotated[
-        Path | None, typer.Option(help="A saved report: exit with 1 when a value came closer to its limit since.")
-    ] = None,
-    max_regression: Annotated[
-        float, typer.Option(min=0.0, help="By how much of its limit a value may come closer to it since the baseline.")
-    ] = 0.1,
+    distribution: _Distribution = 0,
+    features: _Features = None,
+    save_baseline: _SaveBaseline = None,
+    against_baseline: _AgainstBaseline = None,
+    max_regression: _MaxRegression = 0.1,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first file that fails.")] = False,
     list_rules: Annotated[
         bool, typer.Option("--list-rules", callback=_list_rules, is_eager=True, help="Print the ids of all rules.")
@@ -86,11 +100,16 @@ def parity(
         refuse_existing_file(save_baseline, force=force)
     if against_baseline is not None:
         baseline_legs(against_baseline)  # a slip of the pen is told before the work, not after it
+    if features is not None and not distribution:
+        raise ConfigError("--features is for --distribution; name how many images to compare, like --distribution 256")
     chosen = load_policy(policy) if policy is not None else Policy()
     options: dict[str, Any] = {"seed": seed, "count": count, "fail_fast": fail_fast, "keep_images": report is not None}
+    options |= {"distribution": distribution, "features": features}
+    again = {"--seed": seed, "--count": count, "--policy": policy, "--report": report}
+    again |= {"--distribution": distribution or None, "--features": features}
     with progress_bars(quiet=quiet) as progress:
         found = judge(load_checkpoint(checkpoint), files, chosen, progress=progress, **options)
-    found = dataclasses.replace(found, command=_command(checkpoint, files, report, policy, count, seed))
+    found = dataclasses.replace(found, command=_command(checkpoint, files, again))
     _write(found, report, save_baseline, force=force, quiet=quiet)
     drift = None if against_baseline is None else compare_with_baseline(found, against_baseline, max_regression)
     _show(found, drift, json=json, advice=(str(checkpoint), list(map(str, files)), None if not report else str(report)))
@@ -133,11 +152,8 @@ def _show(
         _tell_github(found, drift, to_stderr=json)
 
 
-def _command(
-    checkpoint: Path, files: list[Path], report: Path | None, policy: Path | None, count: int | None, seed: int
-) -> str:
+def _command(checkpoint: Path, files: list[Path], options: Mapping[str, object]) -> str:
     """The line that makes the same report again."""
-    options = {"--seed": seed, "--count": count, "--policy": policy, "--report": report}
     given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
     return shlex.join(["sagan-deploy", "parity", str(checkpoint), *map(str, files), *given])
 

@@ -14,6 +14,7 @@ from sagan_deploy.checkpoints.native import Checkpoint
 from sagan_deploy.environment import machine, tool_versions
 from sagan_deploy.parity.candidates import Candidate, open_candidates
 from sagan_deploy.parity.cases import Pool, default_count, make_cases
+from sagan_deploy.parity.distribution import open_lane
 from sagan_deploy.parity.gates import distances
 from sagan_deploy.parity.legs import Trial, algebra_leg, file_leg, forms_of, unrun_leg
 from sagan_deploy.parity.policy import Policy
@@ -36,6 +37,8 @@ def judge(
     count: int | None = None,
     fail_fast: bool = False,
     keep_images: bool = False,
+    distribution: int = 0,
+    features: Path | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
     """Hold exported files against the checkpoint that they came from.
@@ -52,6 +55,8 @@ def judge(
         fail_fast: stop at the first leg that fails; the others are reported as not run.
         keep_images: leave all images in the report's `arrays`: latents ``z``, ``labels``, the ``reference`` of every
             row, and for leg i ``images.i`` in the order of its image table.
+        distribution: over how many latents distributions are compared as well; 0 leaves it out.
+        features: an ONNX feature extractor for that, as in `distribution.open_lane`.
         progress: told about every leg.
 
     Raises:
@@ -65,11 +70,9 @@ def judge(
         pool = pool.rounded_to_half()
     generator = checkpoint.generator()
     reference = draw_float64(generator, pool, progress=progress)
-    yardsticks = {
-        key: {} if one.precision == "mixed" else distances(_draw_like(one, generator, pool, progress), reference)
-        for key, one in {candidate.arithmetic: candidate for candidate in candidates}.items()
-    }
-    trial = Trial(checkpoint, generator, pool, cases, reference, policy or Policy(), yardsticks)
+    yardsticks = _yardsticks(candidates, generator, pool, reference, progress)
+    lane = open_lane(generator, distribution, seed=seed, features=features, progress=progress) if distribution else None
+    trial = Trial(checkpoint, generator, pool, cases, reference, policy or Policy(), yardsticks, lane)
     legs = [algebra_leg(name, form, trial, progress) for name, form in sorted(forms_of(candidates).items())]
     images = _judge_files(candidates, trial, legs, progress, fail_fast=fail_fast)
     return ParityReport(
@@ -85,6 +88,20 @@ def judge(
         yardstick={key.partition(" ")[0]: dict(values) for key, values in yardsticks.items() if values},
         arrays=images | _inputs(pool, reference) if keep_images else {},
     )
+
+
+def _yardsticks(
+    candidates: Sequence[Candidate],
+    generator: Generator,
+    pool: Pool,
+    reference: NDArray[np.float64],
+    progress: Progress,
+) -> dict[str, dict[str, float]]:
+    """By arithmetic, what PyTorch's training form loses in it; mixed precision exists to lose less."""
+    return {
+        key: {} if one.precision == "mixed" else distances(_draw_like(one, generator, pool, progress), reference)
+        for key, one in {candidate.arithmetic: candidate for candidate in candidates}.items()
+    }
 
 
 def _judge_files(

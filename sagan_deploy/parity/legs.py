@@ -21,6 +21,7 @@ from sagan_deploy.parity.candidates import Candidate, Draw, opened
 from sagan_deploy.parity.cases import Case, Pool
 from sagan_deploy.parity.classes import class_rows
 from sagan_deploy.parity.depth import Depth, rounding_layers
+from sagan_deploy.parity.distribution import Lane
 from sagan_deploy.parity.gates import Drawn, gates_of, hard_gates
 from sagan_deploy.parity.islands import exported_options
 from sagan_deploy.parity.metrics import relative_l2
@@ -49,6 +50,7 @@ class Trial:
     reference: NDArray[np.float64]
     policy: Policy
     yardsticks: Mapping[str, Mapping[str, float]]
+    lane: Lane | None = None
 
     def limits(self, candidate: Candidate, depth: Depth) -> dict[str, Limit]:
         """The limits of a file, or of a stage of it with its own depth."""
@@ -119,7 +121,9 @@ def file_leg(candidate: Candidate, candidates: Sequence[Candidate], trial: Trial
         depth = _depth(candidate, candidates, trial.checkpoint)
         with opened(candidate) as draw:
             drawn = _draw(draw, _cases(candidate, trial), trial.pool)
-        leg = _decided(leg, candidate, depth, trial, drawn)
+            leg = _decided(leg, candidate, depth, trial, drawn)
+            if trial.lane is not None and leg.images is not None:
+                leg = _with_gates(leg, trial.lane.gates(draw, candidate.precision, trial.policy))
         # Images of another shape have no stages to look for: the gate on the shape has said it all.
         if candidate.kind == "onnx" and leg.images is not None:
             leg = _explained(leg, candidate, trial, drawn)
@@ -151,6 +155,13 @@ def _decided(leg: Leg, candidate: Candidate, depth: Depth, trial: Trial, drawn: 
         images=image_table(drawn, trial.reference, u) if measurable else None,
         pictures=worst_pictures(drawn, trial.reference) if measurable else (),
     )
+
+
+def _with_gates(leg: Leg, gates: Sequence[Gate]) -> Leg:
+    every = (*leg.gates, *gates)
+    if all(gate.passed for gate in every):
+        return dataclasses.replace(leg, gates=every)
+    return dataclasses.replace(leg, gates=every, status="failed", reason=_first_failure(every))
 
 
 def _explained(leg: Leg, candidate: Candidate, trial: Trial, drawn: Sequence[Drawn]) -> Leg:

@@ -71,6 +71,10 @@ class Policy:
         derivation = f"4·u·√(1+L), u = 2^{int(math.log2(u))}, L = {layers}: numbers of a class are rounded once"
         return self._changed(precision, "tensor.class_rows", Limit(spread, derivation))
 
+    def distribution(self, precision: Precision, rule: str, limit: Limit) -> Limit:
+        """Of a distance between distributions, derived from how far apart two seeds are."""
+        return self._changed(precision, rule, limit)
+
     def limits(
         self, precision: Precision, depth: Depth, yardstick: Mapping[str, float] | None = None
     ) -> dict[str, Limit]:
@@ -192,6 +196,8 @@ RULES = (
     "image.code_bias",
     "image.psnr",
     "image.ssim",
+    "distribution.frechet",
+    "distribution.kernel",
 )
 
 

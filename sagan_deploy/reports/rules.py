@@ -31,6 +31,14 @@ RULES = (
     Rule("image.code_bias", "mean signed difference of 8-bit codes", "median image"),
     Rule("image.psnr", "peak signal to noise ratio in dB, range 2", "worst image"),
     Rule("image.ssim", "structural similarity, 11-pixel Gaussian window", "worst image"),
+    Rule(
+        "distribution.frechet",
+        "Fréchet distance to PyTorch's images of the same latents",
+        "all images (--distribution)",
+    ),
+    Rule(
+        "distribution.kernel", "change of the kernel distance to images of other latents", "all images (--distribution)"
+    ),
     Rule("leg.run", "the file could be opened and run at all (JUnit only)", "file", adjustable=False),
 )
 _BY_ID = {rule.id: rule for rule in RULES}

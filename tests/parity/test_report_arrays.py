@@ -71,6 +71,10 @@ def test_a_build_that_came_closer_to_its_limit_is_told_although_it_passes(folder
     run(folder, "--against-baseline", str(path), "--max-regression", "0.4")
 
 
+def test_features_are_for_the_distribution_lane(folder):
+    assert "--distribution" in run(folder, "--features", "x.onnx", code=2)[1]
+
+
 def test_files_that_are_no_baseline_are_refused(folder, tmp_path):
     for text in ("{}", "no json", '{"schema": 99}', '{"schema": 1, "legs": [{"name": 1}]}'):
         path = tmp_path / "other.json"

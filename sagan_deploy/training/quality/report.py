@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sagan_deploy.distances import frechet_distance
 from sagan_deploy.errors import ConfigError, InputError
 from sagan_deploy.latents import sample_latents
 from sagan_deploy.progress import Progress, silent
 from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.quality.classifier import LABEL, Classifier, Prediction, as_float
 from sagan_deploy.training.quality.diversity import effective_number, spread
-from sagan_deploy.training.quality.frechet import frechet_distance
 
 # (z [n, z_dim], labels [n]) → images [n, 3, h, w] in [−1, 1] or [n, h, w, 3] uint8, as a RuntimeGenerator does.
 Generate: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[Any]]

@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from sagan_deploy.distances import frechet_distance
 from sagan_deploy.errors import InputError
 from sagan_deploy.training.quality.diversity import effective_number, spread
-from sagan_deploy.training.quality.frechet import frechet_distance
 
 
 def _gaussian(mean, covariance, count=4000, seed=0):

@@ -1,7 +1,7 @@
-"""The Fréchet distance of two sets of features, each seen as a Gaussian: Heusel et al. 2017, arXiv 1706.08500.
+"""Distances between two sets of features: Fréchet and kernel.
 
-With the features of the small classifier next door it is the *classifier Fréchet distance*. It is no FID: that is
-one certain Inception network, and its numbers cannot be compared with these.
+They are FID and KID only with the features of one certain Inception network; numbers of others, such as our own
+classifier's, cannot be compared with those and do not bear their names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from sagan_deploy.errors import InputError
 
 
 def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2(Σ_a Σ_b)^½) of two sets of features [n, d], n ≥ 2.
+    """Of two Gaussians: Heusel et al. 2017, arXiv 1706.08500. Each set has rows of features [n, d], n ≥ 2.
+
+    ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2(Σ_a Σ_b)^½).
 
     Raises:
         InputError: too few rows, or features that are not finite.
@@ -29,6 +31,20 @@ def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     middle = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
     distance = difference @ difference + np.trace(cov_a) + np.trace(cov_b) - 2.0 * np.sqrt(middle.clip(min=0)).sum()
     return max(0.0, float(distance))  # rounding can leave −1e-12 for equal sets
+
+
+def kernel_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Unbiased MMD² with the kernel (xᵀy/d + 1)³ of two independent sets [n, d]: Bińkowski et al., arXiv 1801.01401.
+
+    It is negative now and then when the sets come from one distribution.
+    """
+    within = [(_kernel(x, x).sum() - np.trace(_kernel(x, x))) / (len(x) * (len(x) - 1)) for x in (a, b)]
+    return float(sum(within) - 2 * _kernel(a, b).mean())
+
+
+def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    kernel: NDArray[np.float64] = (a @ b.T / a.shape[1] + 1) ** 3
+    return kernel
 
 
 def _covariance(features: NDArray[np.float64]) -> NDArray[np.float64]:
