@@ -59,7 +59,7 @@ def test_a_leg_with_many_failed_gates_stays_short():
 
 def test_rules_are_those_of_the_judge_and_no_others():
     sources = " ".join(path.read_text() for path in (ROOT / "sagan_deploy/parity").glob("*.py"))
-    used = set(re.findall(r'"((?:hard|tensor|image)\.[a-z0-9_]+)"', sources))
+    used = set(re.findall(r'"((?:hard|tensor|image|distribution)\.[a-z0-9_]+)"', sources))
     listed = {rule.id for rule in RULES}
     assert listed - used == {"leg.run"}
     assert used <= listed
