@@ -110,7 +110,7 @@ def test_it_works_without_scripts(opened):
     assert page.locator("#picture-3-1 img").first.bounding_box()["width"] == small
 
 
-@pytest.mark.parametrize("width", [320, 390])
+@pytest.mark.parametrize("width", [320, 390, 800])
 def test_a_phone_never_scrolls_sideways(opened, width):
     page = opened(width, 800)
     page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
