@@ -110,7 +110,12 @@ def test_it_works_without_scripts(opened):
     assert page.locator("#picture-3-1 img").first.bounding_box()["width"] == small
 
 
-@pytest.mark.parametrize("width", [320, 390, 800])
+def test_a_tablet_scrolls_tables_inside_their_cards(opened):
+    page = opened(800, 1000)
+    assert page.evaluate("document.documentElement.scrollWidth") == 800
+
+
+@pytest.mark.parametrize("width", [320, 390])
 def test_a_phone_never_scrolls_sideways(opened, width):
     page = opened(width, 800)
     page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
