@@ -27,6 +27,7 @@ from sagan_deploy.quantisation import CONVOLUTIONS_KEY, quantised
 from tests import exports
 from tests.generators import CONFIGS, TINY, tiny_checkpoint
 
+REST = ("biggan-deep", "plain-blocks", "bilinear")  # for make test-all
 KINDS = pytest.mark.parametrize("kind", ["int8", "fp8"])
 with_rtx = pytest.mark.skipif(not installed("rtx"), reason="tensorrt_rtx is not installed")
 HALF = InferenceOptions(precision="fp16")
@@ -160,7 +161,7 @@ def build(file, config, targets):
 
 @with_rtx
 @pytest.mark.parametrize(("kind", "targets"), [("int8", "sm_86,sm_89,sm_120"), ("fp8", "sm_89,sm_120")])
-@pytest.mark.parametrize("name", ["sagan", "biggan-deep", "plain-blocks", "bilinear", "sagan32"])
+@pytest.mark.parametrize("name", ["sagan", "sagan32", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in REST)])
 def test_every_quantised_convolution_is_planned_in_the_type(name, kind, targets):
     config = CONFIGS.get(name) or preset(name).generator
     file = quantised(tiny_checkpoint(config), kind, latents=4)

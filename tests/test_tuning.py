@@ -50,6 +50,7 @@ def test_half_precision_is_not_tuned_on_a_cpu(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_real_run_times_every_form_and_judges_the_fastest(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "_VARIANTS", tuning._VARIANTS[:2])
     tuned = tuning.tune(tiny_checkpoint(), InferenceOptions(), threads=1, duration=0.02, cache=tmp_path)
