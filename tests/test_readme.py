@@ -15,8 +15,6 @@ import pytest
 
 from tests.checkpoints.cases import fixture
 
-pytestmark = pytest.mark.xdist_group("readme")
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "samples/from-studiogan-to-a-plan.md").read_text()

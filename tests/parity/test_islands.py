@@ -26,8 +26,6 @@ from tests import exports
 from tests.exports import export_once
 from tests.generators import TINY, tiny_checkpoint, tiny_generator
 
-pytestmark = pytest.mark.xdist_group("islands")
-
 LOUD = 300.0
 HALF = InferenceOptions(precision="fp16")
 

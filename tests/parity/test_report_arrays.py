@@ -15,8 +15,6 @@ from sagan_deploy.model.inference import InferenceOptions
 from tests.exports import export_once
 from tests.generators import tiny_checkpoint
 
-pytestmark = pytest.mark.xdist_group("arrays")
-
 SCRIPT = Path(__file__).with_name("recompute.py")
 
 

@@ -16,8 +16,6 @@ from sagan_deploy.errors import ConfigError, MissingError
 from sagan_deploy.training.world import World, joined_world
 from tests.training.in_world import PRESET, STEPS, TECHNIQUES, squares, steps_in, tensors_of, train
 
-pytestmark = pytest.mark.xdist_group("distributed")
-
 ROOT = Path(__file__).parents[2]
 
 

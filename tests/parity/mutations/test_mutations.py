@@ -14,8 +14,6 @@ from tests.parity.mutations.networks import LEGS, networks, with_weights
 from tests.parity.mutations.suite import COUNT, mutated, run, unexpected
 from tests.parity.mutations.table import DOCUMENT, STUDY, rows, study, without_numbers
 
-pytestmark = pytest.mark.xdist_group("mutations")
-
 
 @pytest.fixture(scope="session")
 def made(checkpoint, exported):
