@@ -25,10 +25,10 @@ quickstart: $(VENV)/.ready
 	$(BIN)/sagan-deploy quickstart --out $(OUT) --minutes $(MINUTES) $(ARGS)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not gpu and not exhaustive' $(ARGS)
+	$(BIN)/python -m pytest -n auto -m 'not gpu and not exhaustive' $(ARGS)
 
 test-all: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not gpu' $(ARGS)
+	$(BIN)/python -m pytest -n auto -m 'not gpu' $(ARGS)
 
 test-gpu: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m gpu $(ARGS)
