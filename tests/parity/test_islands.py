@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from sagan_deploy.checkpoints.native import checkpoint_of
 from sagan_deploy.errors import CheckFailed
 from sagan_deploy.model.inference import InferenceOptions
-from sagan_deploy.parity import islands
+from sagan_deploy.parity import islands, ranges
 from sagan_deploy.parity.candidates import open_candidates
 from sagan_deploy.parity.cases import make_cases
 from sagan_deploy.parity.compare import judge
@@ -173,3 +173,31 @@ def test_a_budget_that_no_parts_meet_is_said(loud):
     never = Policy({"mixed.tensor.rel_l2": Change(1e-9, "a limit that float32 cannot keep")})
     with pytest.raises(CheckFailed, match="no choice of float32 parts"):
         export_mixed(loud, policy=never, count=2)
+
+
+def test_zeros_are_no_underflow():
+    seen = ranges._Seen()
+    seen.add(np.array([0.0, 0.0, 2.0**-15, 1.0], np.float32), 2.0**-14)
+    assert (seen.numbers, seen.small, seen.largest) == (2, 1, 1.0)
+
+
+class Budget:
+    """Parts b and c alone meet it together; a seems the best alone and is not needed."""
+
+    parts = ("a", "b", "c", "d")
+    limits: dict[str, object] = {}
+
+    def loss(self, parts):
+        alone = {"a": 3.0, "b": 4.0, "c": 5.0, "d": 9.0}
+        value = 0.5 if {"b", "c"} <= set(parts) else min((alone[part] for part in parts), default=10.0)
+        return {"tensor.rel_l2": value}
+
+    def share(self, loss):
+        return loss["tensor.rel_l2"]
+
+
+def test_parts_that_turn_out_superfluous_are_dropped_again(monkeypatch):
+    monkeypatch.setattr(islands, "_overflowing", lambda *_: [])
+    parts, gains = islands._search(Budget(), lambda *_: None)
+    assert [gain.path for gain in gains] == ["a", "b", "c", "d"]
+    assert parts == ("b", "c")
