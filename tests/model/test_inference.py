@@ -103,6 +103,8 @@ def test_winograd_products_are_the_convolution_at_every_size(size):
     ("precision", "channels", "up", "same"),
     [
         ("fp32", 512, "DifferenceConv", "WinogradConv"),
+        ("fp32", 256, "DifferenceConv", "WinogradConv"),
+        ("fp32", 255, "DifferenceConv", "PlainConv"),
         ("fp32", 128, "DifferenceConv", "PlainConv"),
         ("fp32", 127, "PhaseConv", "PlainConv"),
         ("fp16", 512, "PhaseConv", "PlainConv"),

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "bf16", "mixed"]
 
 # Below so many channels the additions cost more than the multiplications that they save, and half precision has no
-# bits to spare for them. Measured in ONNX Runtime on one core, batch 4, differences against phases: 64→48 0.91x,
-# 128→64 1.03x, 256→128 1.26x, 512→256 1.29x, 1024→512 1.32x; Winograd against direct: 128 0.71x, 256 1.15x, 512 1.40x,
-# 1024 1.78x. At 256 channels Winograd is left out because its weights are 1.8 times as large.
+# bits to spare for them. Measured in ONNX Runtime on one core, batch 1 and 4, differences against phases: 128→64 0.9x,
+# 0.7x, 256→128 1.26x, 1.15x, 512→256 1.3x, 1.1x, 1024→512 1.6x, 1.7x; Winograd against direct: 128 1.03x, 0.89x,
+# 256 1.4x, 1.2x, 512 1.5x, 1.4x, 1024 1.6x, 1.6x.
 _DIFFERENCES_FROM = 128
-_WINOGRAD_FROM = 512
+_WINOGRAD_FROM = 256
 
 
 @dataclass(frozen=True)

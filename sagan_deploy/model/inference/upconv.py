@@ -7,12 +7,13 @@ taps w₋₁, w₀, w₁ act as two: on an even output row as (w₋₁, w₀+w�
 (w₋₁+w₀, w₁) on (i, i+1). The zero border is the same in both forms. That is 4 instead of 9 multiplications per
 output pixel: 2.25 times fewer. DCGAN's transposed 4x4 convolution with stride 2 has the same four phases.
 
-Differences: both output rows sum all three taps, s = w₋₁+w₀+w₁, so with d_i = x_i − x_{i−1}
+Differences: both output rows sum all three taps, s = w₋₁+w₀+w₁, so that
 
-    even row: w₋₁·x_{i−1} + (w₀+w₁)·x_i = s·x_i − w₋₁·d_i        odd row: (w₋₁+w₀)·x_i + w₁·x_{i+1} = s·x_i + w₁·d_{i+1}
+    even row: w₋₁·x_{i−1} + (w₀+w₁)·x_i = s·x_i + w₋₁·(x_{i−1} − x_i)
+    odd row:  (w₋₁+w₀)·x_i + w₁·x_{i+1} = s·x_i + w₁·(x_{i+1} − x_i)
 
 Three products per input row make two output rows, and over both axes nine make four pixels: 4 times fewer
-multiplications than upsampling first, with as many weights as the 3x3 kernel has, for about ten more additions.
+multiplications than upsampling first, with as many weights as the 3x3 kernel has, for a few more additions.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sagan_deploy.model.inference.fold import Weights
+from sagan_deploy.model.inference.interleave import depthwise, interleave
 from sagan_deploy.model.inference.options import InferenceOptions
 from sagan_deploy.model.inference.winograd import WinogradConv
 from sagan_deploy.model.layers import upsample
@@ -30,7 +32,9 @@ from sagan_deploy.model.layers import upsample
 # o = 2i − 1 + k, so even rows take taps 3 and 1 of the inputs i−1 and i, odd rows taps 2 and 0 of i and i+1.
 _TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 _PHASE_TAPS = ((3, 1), (2, 0))
-_DIFFERENCE_TAPS = ((1.0, 1.0, 1.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+# The kernels that meet x, x_{i−1} − x_i and x_{i+1} − x_i, and those two differences of x.
+_DIFFERENCE_TAPS = ((1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+_DIFFERENCES = ((1.0, -1.0, 0.0), (0.0, -1.0, 1.0))
 
 
 def transposed_kernel(kernel: Tensor) -> Tensor:
@@ -61,58 +65,45 @@ class PhaseConv(nn.Module):
             row, column = divmod(index, 2)
             padded = F.pad(x, (1 - column, column, 1 - row, row))
             phases.append(F.conv2d(padded, kernel, self.bias))
-        top = torch.stack(phases[:2], dim=-1).flatten(-2)
-        bottom = torch.stack(phases[2:], dim=-1).flatten(-2)
-        return torch.stack((top, bottom), dim=-2).flatten(2, 3)
+        return interleave((phases[0], phases[2]), (phases[1], phases[3]))
 
 
 def difference_kernels(kernel: Tensor) -> list[Tensor]:
-    """The 1x1 kernels that meet x, its column differences, its row differences and both: (out, in, 3, 3) → four of
-    (o, in, 1, 1) with o = out, 2·out, 2·out and 4·out, where even comes before odd and columns before rows.
+    """The 1x1 kernels for x and its two differences along the columns: (out, in, 3, 3) → three of (3·out, in, 1, 1),
+    in each of which the same along the rows follow one another.
     """
-    taps = torch.tensor(_DIFFERENCE_TAPS, dtype=kernel.dtype)  # s, even, odd
+    taps = torch.tensor(_DIFFERENCE_TAPS, dtype=kernel.dtype)
     products = torch.einsum("ar,oirs,bs->baoi", taps, kernel, taps)
-    parts = (products[:1, :1], products[1:, :1], products[:1, 1:], products[1:, 1:])
-    return [part.flatten(0, 2)[:, :, None, None].contiguous() for part in parts]
+    return [part.flatten(0, 1)[:, :, None, None].contiguous() for part in products]
 
 
 class DifferenceConv(nn.Module):
     """Nearest ×2 then 3x3 by differences of neighbouring pixels: (n, c, h, w) → (n, o, 2h, 2w)."""
 
-    columns: Tensor
-    rows: Tensor
-    both: Tensor
-
     def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.channels = weights.weight.shape[0]
+        self.channels = weights.weight.shape[1]
         self.kernels = nn.ParameterList(difference_kernels(weights.weight))
-        self.bias = nn.Parameter(weights.bias) if bool(weights.bias.any()) else None
-        step = torch.tensor([-1.0, 1.0], dtype=weights.weight.dtype)
-        inputs = weights.weight.shape[1]
-        self.register_buffer("columns", step.view(1, 1, 1, 2).repeat(inputs, 1, 1, 1))
-        self.register_buffer("rows", step.view(1, 1, 2, 1).repeat(inputs, 1, 1, 1))
-        self.register_buffer("both", (step[:, None] * step).view(1, 1, 2, 2).repeat(inputs, 1, 1, 1))
+        self.bias = nn.Parameter(weights.bias[:, None, None]) if bool(weights.bias.any()) else None
+        differences = torch.tensor(_DIFFERENCES, dtype=weights.weight.dtype)
+        self.rows = depthwise(differences[:, :, None], self.channels)
+        self.columns = depthwise(differences[:, None, :], 3 * self.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        plain = F.conv2d(x, self.kernels[0], self.bias)
-        # One more row or column of differences than of pixels: zeros stand beyond both borders.
-        columns = F.conv2d(self._differences(x, self.columns), self.kernels[1])
-        rows = F.conv2d(self._differences(x, self.rows), self.kernels[2])
-        both = F.conv2d(self._differences(x, self.both), self.kernels[3])
+        groups = self.channels
+        maps = torch.cat([x, *(F.conv2d(x, kernel, padding=(1, 0), groups=groups) for kernel in self.rows)], dim=1)
+        steep = [F.conv2d(maps, kernel, padding=(0, 1), groups=3 * groups) for kernel in self.columns]
+        level, even, odd = (
+            F.conv2d(part, kernel, groups=3) for part, kernel in zip((maps, *steep), self.kernels, strict=True)
+        )
+        y = interleave(_even_and_odd(level + even), _even_and_odd(level + odd))
+        return y if self.bias is None else y + self.bias
 
-        first = self._beside(plain, columns, width)
-        rest = self._beside(rows, both, width).chunk(2, dim=1)  # for even and for odd rows
-        return torch.stack([first + rest[row].narrow(2, row, height) for row in (0, 1)], dim=3).flatten(2, 3)
 
-    def _beside(self, level: Tensor, steep: Tensor, width: int) -> Tensor:
-        """Even and odd columns, (n, c, h, 2w), from what both share and what each has of the differences."""
-        parts = [level + part.narrow(3, column, width) for column, part in enumerate(steep.chunk(2, dim=1))]
-        return torch.stack(parts, dim=-1).flatten(-2)
-
-    def _differences(self, x: Tensor, kernel: Tensor) -> Tensor:
-        return F.conv2d(x, kernel, padding=(kernel.shape[2] - 1, kernel.shape[3] - 1), groups=x.shape[1])
+def _even_and_odd(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Even and odd rows of these columns, from what both share and what each has of the differences."""
+    level, even, odd = columns.chunk(3, dim=1)
+    return level + even, level + odd
 
 
 class TransposedConv(nn.Module):

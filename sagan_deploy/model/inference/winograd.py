@@ -6,8 +6,9 @@ Two neighbouring outputs of a 3-tap filter w on d₀ … d₃ take four products
     m₂ = (d₂ − d₁)·(w₀ − w₁ + w₂)/2        m₃ = (d₁ − d₃)·w₂
     y₀ = m₀ + m₁ + m₂              y₁ = m₁ − m₂ − m₃
 
-and over both axes 16 instead of 36. The sums over channels become 16 matrix products of the transformed weights, made
-once in float64, with the transformed maps.
+and over both axes 16 instead of 36. The sums of the inputs are depthwise convolutions of stride 2, first along the
+rows and then along the columns; the products are grouped 1x1 convolutions with a group per row of points. Engines have
+a fast kernel with several threads for both, which they have not for slices and transposes.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sagan_deploy.model.inference.fold import Weights
+from sagan_deploy.model.inference.interleave import depthwise, interleave
 
+_INPUTS = ((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))
 _POINTS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
-def winograd_kernels(kernel: Tensor) -> Tensor:
-    """The weights at the 16 points, columns before rows: (out, in, 3, 3) → (16, out, in)."""
+def winograd_kernels(kernel: Tensor) -> list[Tensor]:
+    """The weights at the four points of the columns: (out, in, 3, 3) → four of (4·out, in, 1, 1), a row each."""
     points = torch.tensor(_POINTS, dtype=kernel.dtype)
     # Row by row: a plain product each, and no large array in a third order of axes.
     taps = kernel.permute(3, 2, 0, 1).flatten(1)  # 3, 3·out·in
     columns = (points @ taps).view(4, 3, -1)
-    return (points @ columns).view(16, *kernel.shape[:2])
+    return [part.view(-1, kernel.shape[1], 1, 1) for part in points @ columns]
 
 
 class WinogradConv(nn.Module):
@@ -35,35 +38,30 @@ class WinogradConv(nn.Module):
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.kernels = nn.Parameter(winograd_kernels(weights.weight))
+        self.channels = weights.weight.shape[1]
+        self.kernels = nn.ParameterList(winograd_kernels(weights.weight))
         self.bias = nn.Parameter(weights.bias[:, None, None]) if bool(weights.bias.any()) else None
+        sums = torch.tensor(_INPUTS, dtype=weights.weight.dtype)
+        self.rows = depthwise(sums[:, :, None], self.channels)
+        self.columns = depthwise(sums[:, None, :], 4 * self.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        channels, height, width = x.shape[1:]
-        rows, columns = -(-height // 2), -(-width // 2)  # of tiles with 2x2 outputs each
-        # Channels first, so that the tiles of all images stand side by side in one matrix.
-        x = F.pad(x.transpose(0, 1), (1, 1 + 2 * columns - width, 1, 1 + 2 * rows - height))
-        x = x.reshape(channels, -1, rows + 1, 2, columns + 1, 2)
-        lines = torch.stack(_inputs(x.select(3, 0), x.select(3, 1), dim=2))  # 4 rows of points
-        maps = torch.stack(_inputs(lines.select(5, 0), lines.select(5, 1), dim=4))  # 4 columns, 4 rows
-        products = self.kernels @ maps.view(16, channels, -1)
-        halves = torch.stack(_outputs(products.view(4, 4, self.kernels.shape[1], -1, rows, columns)))
-        tiles = torch.stack(_outputs(halves.transpose(0, 1)))  # 2 rows, 2 columns, o, n, rows, columns
-        y = tiles.permute(3, 2, 4, 0, 5, 1).flatten(4, 5).flatten(2, 3)
+        height, width = x.shape[2:]
+        if height % 2 or width % 2:  # tiles are two pixels wide
+            x = F.pad(x, (0, width % 2, 0, height % 2))
+        groups = self.channels
+        rows = torch.cat([F.conv2d(x, sums, stride=(2, 1), padding=(1, 0), groups=groups) for sums in self.rows], 1)
+        products = []
+        for sums, kernel in zip(self.columns, self.kernels, strict=True):
+            maps = F.conv2d(rows, sums, stride=(1, 2), padding=(0, 1), groups=4 * groups)
+            products.append(F.conv2d(maps, kernel, groups=4))
+        left, right = (_outputs(*column.chunk(4, dim=1)) for column in _outputs(*products))
+        y = interleave(left, right)
         if self.bias is not None:
             y = y + self.bias
         return y[:, :, :height, :width] if y.shape[2:] != (height, width) else y
 
 
-def _inputs(even: Tensor, odd: Tensor, dim: int) -> tuple[Tensor, ...]:
-    """The four sums of d₀ … d₃ for every tile; d₀ and d₂ are even, and d₂ is the next tile's d₀."""
-    tiles = even.shape[dim] - 1
-    d0, d1 = even.narrow(dim, 0, tiles), odd.narrow(dim, 0, tiles)
-    d2, d3 = even.narrow(dim, 1, tiles), odd.narrow(dim, 1, tiles)
-    return d0 - d2, d1 + d2, d2 - d1, d1 - d3
-
-
-def _outputs(products: Tensor) -> tuple[Tensor, Tensor]:
-    """y₀ and y₁ from m₀ … m₃ along the first axis."""
-    m0, m1, m2, m3 = products.unbind(0)
+def _outputs(m0: Tensor, m1: Tensor, m2: Tensor, m3: Tensor) -> tuple[Tensor, Tensor]:
+    """y₀ and y₁."""
     return m0 + m1 + m2, m1 - m2 - m3
