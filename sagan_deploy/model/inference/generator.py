@@ -44,15 +44,12 @@ class InferenceGenerator(training.GeneratorForm):
 
     stem: InferenceStem
     tail: InferenceTail
-    anchor: Tensor
 
     def __init__(self, generator: training.Generator, options: InferenceOptions) -> None:
         super().__init__()
         self.config = generator.config
         self.options = options
         self.embedding = generator.embedding
-        # Holds nothing: it has the type of the network as a whole, whatever its parts have.
-        self.register_buffer("anchor", torch.zeros(0, dtype=torch.float64), persistent=False)
         self.final_norm_folded = _last_norm_folds(generator)
         final = batch_norm(generator.tail.norm) if self.final_norm_folded and generator.tail.norm is not None else None
         self.stem = InferenceStem(generator.stem)
@@ -89,7 +86,7 @@ class InferenceGenerator(training.GeneratorForm):
         """Latents (n, z_dim) and labels (n,), int64, to images as `InferenceOptions.output` says."""
         # A float32 stem reads the latents as they come: of a product between a cast from half and one to half TensorRT
         # makes a product in half.
-        return super().forward(z.to(torch.promote_types(self.anchor.dtype, self.stem.weight.dtype)), labels)
+        return super().forward(z.to(self.stem.weight.dtype), labels)
 
     @property
     def attention_layouts(self) -> tuple[str, ...]:
