@@ -16,7 +16,7 @@ from sagan_deploy.model.inference.attention import InferenceAttention, at_least_
 from sagan_deploy.model.inference.blocks import Final, to_inference_block
 from sagan_deploy.model.inference.fold import batch_norm, copied, effective
 from sagan_deploy.model.inference.options import InferenceOptions
-from sagan_deploy.model.inference.upconv import PlainConv, transposed_conv
+from sagan_deploy.model.inference.upconv import transposed_conv, up_conv
 from sagan_deploy.model.norm import BatchNorm2d
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "mixed": torch.float16}
@@ -143,7 +143,7 @@ class InferenceTail(nn.Module):
         self.activation = tail.activation
         weights = effective(tail.conv)
         deconv = isinstance(tail.conv, nn.ConvTranspose2d)
-        self.conv = transposed_conv(weights, options.deconv) if deconv else PlainConv(weights)
+        self.conv = transposed_conv(weights, options.deconv) if deconv else up_conv(weights, None, options)
         self.output = options.output
 
     @property

@@ -16,4 +16,5 @@ def depthwise(sums: Tensor, channels: int) -> nn.ParameterList:
 def interleave(left: Pair, right: Pair) -> Tensor:
     """Even and odd rows of the even columns, and of the odd ones, each (n, c, h, w), to (n, c, 2h, 2w)."""
     rows = [torch.stack(columns, dim=-1).flatten(-2) for columns in zip(left, right, strict=True)]
-    return torch.stack(rows, dim=-2).flatten(2, 3)
+    channels, height, width = rows[0].shape[1:]
+    return torch.cat(rows, dim=-1).view(-1, channels, 2 * height, width)  # the odd row behind the even one

@@ -20,6 +20,8 @@ Precision = Literal["fp32", "fp16", "bf16", "mixed"]
 # 256 1.4x, 1.2x, 512 1.5x, 1.4x, 1024 1.6x, 1.6x.
 _DIFFERENCES_FROM = 128
 _WINOGRAD_FROM = 256
+# So few outputs leave most of a vector register empty. 64→3 at 128x128 with the mirrored kernel: 1.8x.
+_MIRRORED_TO = 4
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class InferenceOptions:
             ``differences`` (nine 1x1 products), ``transposed`` (one 4x4 stride-2 transposed convolution) or
             ``plain``; ``auto`` is differences for wide fp32 layers and phases for all others.
         conv: other 3x3 convolutions as they are (``direct``) or as ``winograd`` products; ``auto`` is winograd for
-            wide fp32 layers.
+            wide fp32 layers and the transposed convolution with the mirrored kernel for fp32 ones with few outputs.
         output: ``float`` images (n, c, h, w) in [−1, 1], or ``uint8`` images (n, h, w, c).
         io_precision: type of `z`; float16 saves bytes on the way in.
         float32: for ``mixed``, the parts that stay float32, between casts: ``stem``, ``tail``, ``stages.2``,
@@ -72,13 +74,17 @@ class InferenceOptions:
         wide = self.precision == "fp32" and min(kernel.shape[:2]) >= _DIFFERENCES_FROM
         return "differences" if wide else "phases"
 
-    def winograd_for(self, kernel: Tensor) -> bool:
-        """Whether a convolution with this kernel (out, in, k, k) is written as Winograd products."""
-        if self.conv == "auto":
-            wide = self.precision == "fp32" and min(kernel.shape[:2]) >= _WINOGRAD_FROM
-        else:
-            wide = self.conv == "winograd"
-        return wide and kernel.shape[2] == 3
+    def conv_form(self, kernel: Tensor) -> Literal["direct", "winograd", "mirrored"]:
+        """How a convolution with this kernel (out, in, k, k) is written, with ``auto`` resolved."""
+        if kernel.shape[2] != 3 or self.conv == "direct":
+            return "direct"
+        if self.conv == "winograd":
+            return "winograd"
+        if self.precision != "fp32":
+            return "direct"
+        if len(kernel) <= _MIRRORED_TO:
+            return "mirrored"
+        return "winograd" if min(kernel.shape[:2]) >= _WINOGRAD_FROM else "direct"
 
     @property
     def deconv(self) -> Literal["phases", "transposed"]:
