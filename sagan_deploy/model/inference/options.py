@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "bf16", "mixed"]
 
 # Below so many channels the additions cost more than the multiplications that they save, and half precision has no
-# bits to spare for them. Measured in ONNX Runtime on one core, batch 1 and 4, differences against phases: 128→64 0.9x,
-# 0.7x, 256→128 1.26x, 1.15x, 512→256 1.3x, 1.1x, 1024→512 1.6x, 1.7x; Winograd against direct: 128 1.03x, 0.89x,
-# 256 1.4x, 1.2x, 512 1.5x, 1.4x, 1024 1.6x, 1.6x.
-_DIFFERENCES_FROM = 128
-_WINOGRAD_FROM = 256
+# bits to spare for them. Measured in ONNX Runtime on one core, batch 1 and 4, differences against phases: 128→64 1.2x,
+# 1.04x, 256→128 1.5x, 1.3x, 512→256 1.6x, 1.6x, 1024→512 1.6x, 1.6x; Winograd against direct: 64 0.95x, 0.82x,
+# 128 1.38x, 1.15x, 256 1.6x, 1.6x, 512 1.7x, 1.8x, 1024 1.65x, 2.0x.
+_DIFFERENCES_FROM = 64
+_WINOGRAD_FROM = 128
 # So few outputs leave most of a vector register empty. 64→3 at 128x128 with the mirrored kernel: 1.8x.
 _MIRRORED_TO = 4
 

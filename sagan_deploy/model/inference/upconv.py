@@ -69,16 +69,19 @@ class PhaseConv(nn.Module):
 
 
 def difference_kernels(kernel: Tensor) -> list[Tensor]:
-    """The 1x1 kernels for x and its two differences along the columns: (out, in, 3, 3) → three of (3·out, in, 1, 1),
-    in each of which the same along the rows follow one another.
+    """The 1x1 kernels for x and its two differences along the rows, and for each of these along the columns:
+    (out, in, 3, 3) → nine of (out, in, 1, 1).
     """
     taps = torch.tensor(_DIFFERENCE_TAPS, dtype=kernel.dtype)
-    products = torch.einsum("ar,oirs,bs->baoi", taps, kernel, taps)
-    return [part.flatten(0, 1)[:, :, None, None].contiguous() for part in products]
+    products = torch.einsum("ar,oirs,bs->aboi", taps, kernel, taps).flatten(0, 1)
+    return [part[:, :, None, None].contiguous() for part in products]
 
 
 class DifferenceConv(nn.Module):
-    """Nearest ×2 then 3x3 by differences of neighbouring pixels: (n, c, h, w) → (n, o, 2h, 2w)."""
+    """Nearest ×2 then 3x3 by differences of neighbouring pixels: (n, c, h, w) → (n, o, 2h, 2w).
+
+    All of it is depthwise and 1x1 convolutions and additions, which an engine computes in its own order of channels.
+    """
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -87,23 +90,19 @@ class DifferenceConv(nn.Module):
         self.bias = nn.Parameter(weights.bias[:, None, None]) if bool(weights.bias.any()) else None
         differences = torch.tensor(_DIFFERENCES, dtype=weights.weight.dtype)
         self.rows = depthwise(differences[:, :, None], self.channels)
-        self.columns = depthwise(differences[:, None, :], 3 * self.channels)
+        self.columns = depthwise(differences[:, None, :], self.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = self.channels
-        maps = torch.cat([x, *(F.conv2d(x, kernel, padding=(1, 0), groups=groups) for kernel in self.rows)], dim=1)
-        steep = [F.conv2d(maps, kernel, padding=(0, 1), groups=3 * groups) for kernel in self.columns]
-        level, even, odd = (
-            F.conv2d(part, kernel, groups=3) for part, kernel in zip((maps, *steep), self.kernels, strict=True)
-        )
-        y = interleave(_even_and_odd(level + even), _even_and_odd(level + odd))
+        lines = [x, *(F.conv2d(x, kernel, padding=(1, 0), groups=self.channels) for kernel in self.rows)]
+        left, right = [], []  # the even and the odd columns of what x and its differences along the rows add
+        for number, line in enumerate(lines):
+            maps = [line, *(F.conv2d(line, kernel, padding=(0, 1), groups=self.channels) for kernel in self.columns)]
+            kernels = list(self.kernels)[3 * number : 3 * number + 3]
+            level, even, odd = (F.conv2d(part, kernel) for part, kernel in zip(maps, kernels, strict=True))
+            left.append(level + even)
+            right.append(level + odd)
+        y = interleave(*((level + even, level + odd) for level, even, odd in (left, right)))
         return y if self.bias is None else y + self.bias
-
-
-def _even_and_odd(columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Even and odd rows of these columns, from what both share and what each has of the differences."""
-    level, even, odd = columns.chunk(3, dim=1)
-    return level + even, level + odd
 
 
 class TransposedConv(nn.Module):

@@ -7,8 +7,9 @@ Two neighbouring outputs of a 3-tap filter w on d₀ … d₃ take four products
     y₀ = m₀ + m₁ + m₂              y₁ = m₁ − m₂ − m₃
 
 and over both axes 16 instead of 36. The sums of the inputs are depthwise convolutions of stride 2, first along the
-rows and then along the columns; the products are grouped 1x1 convolutions with a group per row of points. Engines have
-a fast kernel with several threads for both, which they have not for slices and transposes.
+rows and then along the columns, the products are 1x1 convolutions, and what is subtracted is multiplied by −1 in one
+more depthwise convolution: all these and additions an engine computes in its own order of channels, with several
+threads, while slices, transposes and subtractions would make it go back to the common order.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from sagan_deploy.model.inference.fold import Weights
 from sagan_deploy.model.inference.interleave import depthwise, interleave
 
 _INPUTS = ((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))
-_POINTS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+_POINTS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, -1.0))  # the last one gives −m₃
 
 
 def winograd_kernels(kernel: Tensor) -> list[Tensor]:
-    """The weights at the four points of the columns: (out, in, 3, 3) → four of (4·out, in, 1, 1), a row each."""
+    """The weights at the 16 points, row by row: (out, in, 3, 3) → 16 of (out, in, 1, 1)."""
     points = torch.tensor(_POINTS, dtype=kernel.dtype)
     # Row by row: a plain product each, and no large array in a third order of axes.
-    taps = kernel.permute(3, 2, 0, 1).flatten(1)  # 3, 3·out·in
-    columns = (points @ taps).view(4, 3, -1)
-    return [part.view(-1, kernel.shape[1], 1, 1) for part in points @ columns]
+    taps = kernel.permute(2, 3, 0, 1).flatten(1)  # 3, 3·out·in
+    rows = (points @ taps).view(4, 3, -1)
+    return [part.view(*kernel.shape[:2], 1, 1) for part in (points @ rows).flatten(0, 1)]
 
 
 class WinogradConv(nn.Module):
@@ -38,30 +39,31 @@ class WinogradConv(nn.Module):
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.channels = weights.weight.shape[1]
+        outputs, self.channels = weights.weight.shape[:2]
         self.kernels = nn.ParameterList(winograd_kernels(weights.weight))
         self.bias = nn.Parameter(weights.bias[:, None, None]) if bool(weights.bias.any()) else None
         sums = torch.tensor(_INPUTS, dtype=weights.weight.dtype)
         self.rows = depthwise(sums[:, :, None], self.channels)
-        self.columns = depthwise(sums[:, None, :], 4 * self.channels)
+        self.columns = depthwise(sums[:, None, :], self.channels)
+        self.minus = nn.Parameter(-torch.ones(outputs, 1, 1, 1, dtype=weights.weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         if height % 2 or width % 2:  # tiles are two pixels wide
             x = F.pad(x, (0, width % 2, 0, height % 2))
-        groups = self.channels
-        rows = torch.cat([F.conv2d(x, sums, stride=(2, 1), padding=(1, 0), groups=groups) for sums in self.rows], 1)
-        products = []
-        for sums, kernel in zip(self.columns, self.kernels, strict=True):
-            maps = F.conv2d(rows, sums, stride=(1, 2), padding=(0, 1), groups=4 * groups)
-            products.append(F.conv2d(maps, kernel, groups=4))
-        left, right = (_outputs(*column.chunk(4, dim=1)) for column in _outputs(*products))
+        rows = []
+        for number, sums in enumerate(self.rows):
+            line = F.conv2d(x, sums, stride=(2, 1), padding=(1, 0), groups=self.channels)
+            maps = (F.conv2d(line, sums, stride=(1, 2), padding=(0, 1), groups=self.channels) for sums in self.columns)
+            kernels = list(self.kernels)[4 * number : 4 * number + 4]
+            rows.append(self._outputs(*(F.conv2d(part, kernel) for part, kernel in zip(maps, kernels, strict=True))))
+        left, right = (self._outputs(*column) for column in zip(*rows, strict=True))
         y = interleave(left, right)
         if self.bias is not None:
             y = y + self.bias
         return y[:, :, :height, :width] if y.shape[2:] != (height, width) else y
 
-
-def _outputs(m0: Tensor, m1: Tensor, m2: Tensor, m3: Tensor) -> tuple[Tensor, Tensor]:
-    """y₀ and y₁."""
-    return m0 + m1 + m2, m1 - m2 - m3
+    def _outputs(self, m0: Tensor, m1: Tensor, m2: Tensor, minus_m3: Tensor) -> tuple[Tensor, Tensor]:
+        """y₀ and y₁."""
+        minus_m2 = F.conv2d(m2, self.minus, groups=len(self.minus))
+        return m0 + (m2 + m1), minus_m3 + (minus_m2 + m1)
