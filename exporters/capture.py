@@ -73,7 +73,7 @@ def _check_plain(program: Any) -> None:
 
 
 def _check_types(graph: Any) -> None:
-    """torch casts the arguments of an operator to their common type, ONNX does not: here they must have one."""
+    """Torch casts the arguments of an operator to their common type, ONNX does not: here they must have one."""
     import torch
 
     aten = torch.ops.aten

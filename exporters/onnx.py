@@ -13,6 +13,7 @@ from exporters.capture import capture
 from exporters.errors import InvalidOnnx, NotExportable, SpecError
 from exporters.graph import MODULE_KEY, check_dtypes, tidy
 from exporters.specs import OnnxSpec
+from exporters.translations import translations
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -173,6 +174,7 @@ def _write(module: Any, examples: tuple[Tensor, ...], free: tuple[Any, ...], spe
         dynamic_shapes=free,
         opset_version=spec.opset,
         external_data=False,
+        custom_translation_table=translations(),
     )
     return program.model  # type: ignore[union-attr]
 

@@ -10,7 +10,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
+import exporters.onnx
 from exporters.cost import model_cost
 from sagan_deploy.errors import ConfigError
 from sagan_deploy.export import baked, export_generator, onnx_artifact
@@ -68,6 +70,20 @@ def test_differences_and_winograd_are_the_same_network_with_fewer_multiplication
         images, expected = run(fast, TINY, count), reference(checkpoint, count)
         assert np.linalg.norm(images - expected) / np.linalg.norm(expected) < 3e-6
     assert model_cost(fast).multiplications < model_cost(plain).multiplications / 1.8
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_generator_takes_the_short_way_to_onnx(name, monkeypatch):
+    def long_way(*_):
+        raise AssertionError("the module itself was given to torch.onnx: it is traced again")
+
+    write = exporters.onnx._write
+    monkeypatch.setattr(
+        exporters.onnx,
+        "_write",
+        lambda given, *rest: long_way() if isinstance(given, nn.Module) else write(given, *rest),
+    )
+    assert export_generator(tiny_checkpoint(CONFIGS[name])).payload
 
 
 def test_the_interface_is_what_was_promised():

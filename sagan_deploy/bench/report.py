@@ -16,9 +16,9 @@ from sagan_deploy.files import read_bytes
 class Row:
     """One contender at one batch size.
 
-    Latencies are milliseconds of wall time per call, `cpu_ms` is processor time per call (all threads). `speedup` is
-    the baseline's median latency divided by this one's; `speedup_low` and `speedup_high` are the 10th and 90th
-    percentile of that ratio over the rounds, in each of which all contenders took their turn. `peak_mb` is the largest
+    Latencies are milliseconds of wall time per call, `cpu_ms` is processor time per call (all threads). In every round
+    each contender has its turn, and `speedup` is the baseline's time divided by this one's in the median round;
+    `speedup_low` and `speedup_high` are the 10th and 90th percentile of that ratio. `peak_mb` is the largest
     resident memory of a process that does nothing else (loading included), `gflops` counts the contender's own
     multiplications and additions, `attainable` is the least time that this machine's measured product rate and memory
     rate allow for them, over the median. What could not be measured is None.

@@ -168,6 +168,47 @@ def test_a_module_that_writes_in_place_takes_the_long_way():
     np.testing.assert_allclose(run(payload, {"z": z})[0], module(z).detach().numpy(), atol=1e-6)
 
 
+class Mixed(nn.Module):
+    """A product of two types, which torch casts by itself."""
+
+    def forward(self, z):
+        return z * z.double()
+
+
+class Transposed(nn.Module):
+    """A transposed convolution and casts, one of them to the type that is there."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(2, 3, 4, stride=2, padding=1, output_padding=1)
+        self.plain = nn.Conv2d(3, 4, (3, 1), stride=(2, 1), padding=(1, 0), bias=False)
+
+    def forward(self, z):
+        x = self.up(z.view(-1, 2, 2, 2)).float()
+        return self.plain(x.double().float()).sum(dim=(1, 2))
+
+
+@pytest.mark.parametrize(("module", "short"), [(Mixed(), False), (Transposed(), True)])
+def test_casts_and_transposed_convolutions_on_the_way_that_each_can_take(module, short, monkeypatch):
+    seen, write = [], exporters.onnx._write
+    monkeypatch.setattr(exporters.onnx, "_write", lambda *given: seen.append(type(given[0])) or write(*given))
+    spec = OnnxSpec(("z",), ("y",), {"z": {0: "n"}})
+    payload = export_onnx(module.eval(), {"z": torch.zeros(2, 8)}, spec).payload
+    assert [kind is type(module) for kind in seen] == [not short]
+    z = torch.randn(3, 8)
+    np.testing.assert_allclose(run(payload, {"z": z})[0], module(z).detach().numpy(), atol=1e-5)
+
+
+def test_a_convolution_without_a_bias_gets_none():
+    payload = export_onnx(
+        Transposed().eval(), {"z": torch.zeros(2, 8)}, OnnxSpec(("z",), ("y",), {"z": {0: "n"}})
+    ).payload
+    nodes = {node.op_type: node for node in onnx.load_from_string(payload).graph.node}
+    assert len(nodes["Conv"].input) == 2
+    found = {entry.name: list(entry.ints) for entry in nodes["Conv"].attribute if entry.ints}
+    assert found == {"kernel_shape": [3, 1], "pads": [1, 0, 1, 0], "strides": [2, 1], "dilations": [1, 1]}
+
+
 def test_metadata():
     layer, spec = nn.Linear(8, 8).eval(), OnnxSpec(("z",), ("y",), {"z": {0: "n"}}, metadata={"b": "2", "a": "ä"})
     payload = export_onnx(layer, {"z": torch.zeros(2, 8)}, spec).payload
