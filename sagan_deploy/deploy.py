@@ -30,6 +30,7 @@ from sagan_deploy.progress import Progress, silent
 from sagan_deploy.quantisation import LATENTS, quantised
 from sagan_deploy.reports.folder import write_reports
 from sagan_deploy.reports.words import without_folder
+from sagan_deploy.tuning import Trial, tune
 from sagan_deploy.verify import default_limits
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class DeployOptions:
     `targets` names GPUs for the TensorRT plan; None builds for all RTX GPUs where the builder is installed, and an
     empty tuple builds none. `images` is how many latents parity judges per file. `float32` names the parts that stay
     float32 in the precision ``mixed`` (`InferenceOptions.float32`); none leaves the choice to
-    `parity.islands.export_mixed`. `calibration_latents` is how many images int8 and fp8 are calibrated on.
+    `parity.islands.export_mixed`. `calibration_latents` is how many images int8 and fp8 are calibrated on. `tune` takes
+    for fp32 the form that `tuning.tune` finds fastest on this machine's CPU.
     """
 
     precisions: tuple[str, ...] = ("fp32", "fp16")
@@ -60,6 +62,7 @@ class DeployOptions:
     max_batch: int = 64
     images: int | None = None
     seed: int = 0
+    tune: bool = False
     policy: Policy = field(default_factory=Policy)
 
     def __post_init__(self) -> None:
@@ -69,6 +72,8 @@ class DeployOptions:
             raise ConfigError(f"precisions (={self.precisions}) must name each one once")
         if self.float32 and "mixed" not in self.precisions:
             raise ConfigError(f"float32 (={self.float32}) names parts for mixed; add --precision mixed or leave it out")
+        if self.tune and "fp32" not in self.precisions:
+            raise ConfigError(f"tune times float32 files on the CPU; precisions (={self.precisions}) have no fp32")
         if self.calibration_latents < 1:
             raise ConfigError(f"calibration_latents (={self.calibration_latents}) must be at least 1")
         for precision in self.precisions:
@@ -89,13 +94,16 @@ class DeployOptions:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What `deploy` made: `seconds` per step, and `skipped` with the reason for what was not built."""
+    """What `deploy` made: `seconds` per step, `skipped` with the reason for what was not built, and the `trials` of
+    tuning, fastest first.
+    """
 
     folder: Path
     manifest: Manifest
     report: ParityReport
     seconds: dict[str, float]
     skipped: dict[str, str]
+    trials: tuple[Trial, ...] = ()
 
 
 def deploy(
@@ -125,7 +133,7 @@ def deploy(
     _check_plan(options)
     clock = _Clock()
     with new_folder(out, marker=MANIFEST_NAME, force=force) as folder:
-        artifacts = _export_all(checkpoint, folder, options, clock, progress)
+        artifacts, trials = _export_all(checkpoint, folder, options, clock, progress)
         plan, skipped = _build(folder, artifacts, options, clock, progress)
         artifacts += plan
         with clock("golden"):
@@ -155,7 +163,7 @@ def deploy(
         )
         manifest = finish_bundle(folder, manifest)
     # The folder had another name while it was made, which says nothing to anybody now.
-    return Deployment(out, manifest, without_folder(report, folder.as_posix()), clock.seconds, skipped)
+    return Deployment(out, manifest, without_folder(report, folder.as_posix()), clock.seconds, skipped, trials)
 
 
 def golden_images(checkpoint: Checkpoint, count: int = _GOLDEN_IMAGES) -> Golden:
@@ -196,8 +204,9 @@ def _plan_precision(precisions: Sequence[str]) -> str | None:
 
 def _export_all(
     checkpoint: Checkpoint, folder: Path, options: DeployOptions, clock: _Clock, progress: Progress
-) -> list[Artifact]:
+) -> tuple[list[Artifact], tuple[Trial, ...]]:
     artifacts: list[Artifact] = []
+    trials: tuple[Trial, ...] = ()
     for precision in options.precisions:
         with clock(f"export {precision}"):
             form = options.inference_options(precision)
@@ -209,6 +218,9 @@ def _export_all(
                 exported, _ = export_mixed(
                     checkpoint, form, policy=options.policy, seed=options.seed, count=options.images, progress=progress
                 )
+            elif precision == "fp32" and options.tune:
+                tuned = tune(checkpoint, form, progress=progress)
+                exported, trials = tuned.exported, tuned.trials
             else:
                 exported = export_generator(checkpoint, form, progress=progress)
             # The search for mixed's parts gives plain fp16 where nothing needs float32.
@@ -216,7 +228,7 @@ def _export_all(
             if all(artifact.path != path for artifact in artifacts):
                 write_bytes(folder / path, exported.payload)
                 artifacts.append(onnx_artifact(exported, path))
-    return artifacts
+    return artifacts, trials
 
 
 def _build(

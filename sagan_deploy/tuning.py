@@ -50,6 +50,11 @@ class Trial:
     median_ms: float
     verdict: str
 
+    @property
+    def in_words(self) -> str:
+        """One line of the table."""
+        return f"{self.median_ms:9.3f} ms  {self.upsample_conv}, {self.conv}: {self.verdict}"
+
 
 @dataclass(frozen=True)
 class Tuned:

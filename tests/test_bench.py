@@ -1,12 +1,13 @@
 """The bench: rows for everything that runs, reasons for what does not, ratios that mean something."""
 
 import dataclasses
+import re
 import time
 
 import numpy as np
 import pytest
 
-from sagan_deploy.bench import BenchOptions, BenchReport, Row, bench, compare, read_report
+from sagan_deploy.bench import BenchOptions, BenchReport, Prediction, Row, bench, compare, read_report
 from sagan_deploy.bench import measure as module
 from sagan_deploy.bench.contenders import Contender
 from sagan_deploy.bench.machine import GPUS, Peak
@@ -14,6 +15,7 @@ from sagan_deploy.bench.memory import peak_bytes
 from sagan_deploy.bench.report import report_json
 from sagan_deploy.checkpoints.native import save_checkpoint
 from sagan_deploy.errors import ConfigError, InputError
+from sagan_deploy.reports.html import bench_page
 from tests.generators import CONFIGS, TINY, tiny_checkpoint
 from tests.tiny_models import CONFIG, tiny_onnx
 
@@ -157,3 +159,19 @@ def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(tmp_path):
     assert peak_bytes(contender, CONFIG, 1, 1) < small + 100_000_000
     assert ballast[-1] == 1
     assert peak_bytes(dataclasses.replace(contender, file=tmp_path / "none.onnx"), CONFIG, 1, 1) is None
+
+
+def test_the_page_shows_every_row_with_a_bar_and_escapes_names():
+    rows = tuple(
+        Row(name, batch, 9, p50, p50, p50, p50, 1e3 * batch / p50, 8.0 / p50, gflops=12.5, attainable=0.5)
+        for batch in (1, 4)
+        for name, p50 in (("<plain>", 8.0), ("ours", 4.0))
+    )
+    bound = Prediction("ours", "rtx-4090", 1, 0.25, "memory")
+    page = bench_page(BenchReport(rows, {"lost.onnx": "no GPU"}, {"processor": "x"}, "<plain>", (bound,)))
+    assert page.count("&lt;plain&gt;") == 3
+    assert "<plain>" not in page
+    assert re.findall(r'<span style="width:([0-9.]+)%">', page) == ["50.0", "100.0"] * 2
+    assert page.count("2.00× ") == 2
+    assert "at least 0.250 ms, bound by memory" in page
+    assert "<dt>lost.onnx</dt><dd>no GPU</dd>" in page

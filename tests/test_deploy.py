@@ -13,6 +13,7 @@ from sagan_deploy.deploy import DeployOptions, deploy, golden_images
 from sagan_deploy.errors import CheckFailed, ConfigError, InputError
 from sagan_deploy.onnx_header import read_onnx_header
 from sagan_deploy.runtime import load
+from sagan_deploy.tuning import Trial, Tuned
 from sagan_deploy.verify import verify_bundle
 from tests import exports
 from tests.generators import tiny_checkpoint
@@ -103,6 +104,23 @@ def test_mixed_without_parts_is_plain_fp16_where_nothing_needs_float32_and_is_wr
     assert (step["step"], step["parts"]) == ("float32 parts", [])
 
 
+def test_tuning_decides_the_form_of_the_float32_file_alone(checkpoint, tmp_path, monkeypatch):
+    asked = []
+
+    def tune(checkpoint, options, progress):
+        asked.append(options.precision)
+        chosen = dataclasses.replace(options, upsample_conv="plain")
+        return Tuned(module.export_generator(checkpoint, chosen), (Trial("plain", "auto", 1.5, "kept"),), False)
+
+    monkeypatch.setattr(module, "tune", tune)
+    options = DeployOptions(precisions=("fp32", "fp16"), targets=(), images=2, tune=True)
+    made = deploy(checkpoint, tmp_path / "bundle", options)
+    assert asked == ["fp32"]
+    assert [trial.in_words for trial in made.trials] == ["    1.500 ms  plain, auto: kept"]
+    header = read_onnx_header((made.folder / "onnx/generator.fp32.onnx").read_bytes(), "fp32")
+    assert json.loads(header.metadata["sagan_deploy.provenance"])[-1]["upsample_conv"] == "plain"
+
+
 def broken_export(checkpoint, options, **rest):
     """An exporter that loses a tenth of γ."""
     generator = checkpoint.generator()
@@ -137,7 +155,15 @@ def test_an_existing_bundle_is_kept_without_force(made, checkpoint):
     assert (made.folder / "manifest.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("options", [{"precisions": ()}, {"precisions": ("fp4",)}, {"opt_batch": 9, "max_batch": 8}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precisions": ()},
+        {"precisions": ("fp4",)},
+        {"opt_batch": 9, "max_batch": 8},
+        {"precisions": ("fp16",), "tune": True},
+    ],
+)
 def test_absurd_options_are_refused(options):
     with pytest.raises(ConfigError):
         DeployOptions(**options)

@@ -45,6 +45,7 @@ def bench(
     memory: Annotated[bool, typer.Option("--memory", help="Peak memory too, each in a process of its own.")] = False,
     target: Annotated[str, typer.Option(help="Predict lower bounds for GPUs, like rtx-4090,l4.")] = "",
     save: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write an HTML page with a bar for every row.")] = None,
     compare: Annotated[
         Path | None, typer.Option(help="A report saved on this machine to hold this run against.")
     ] = None,
@@ -78,13 +79,14 @@ def bench(
         memory=memory,
         targets=tuple(target.split(",")) if target else (),
     )
-    _measure(files, options, save, compare, _share(max_regression), force=force, json=json, quiet=quiet)
+    _measure(files, options, save, page, compare, _share(max_regression), force=force, json=json, quiet=quiet)
 
 
 def _measure(
     files: list[Path],
     options: BenchOptions,
     save: Path | None,
+    page: Path | None,
     compare: Path | None,
     limit: float,
     *,
@@ -95,10 +97,15 @@ def _measure(
     from sagan_deploy.bench import bench as run
     from sagan_deploy.bench.report import read_report, report_json
     from sagan_deploy.files import refuse_existing_file, write_bytes
+    from sagan_deploy.optional import require
     from sagan_deploy.reports.console import bench_table
+    from sagan_deploy.reports.html import bench_page
 
-    if save is not None:
-        refuse_existing_file(save, force=force)
+    for file in (save, page):
+        if file is not None:
+            refuse_existing_file(file, force=force)
+    if page is not None:
+        require("jinja2", "export")  # before the minutes of measuring
     old = None if compare is None else read_report(compare)
     with progress_bars(quiet=quiet) as progress:
         report = run(files, options, progress=progress)
@@ -106,6 +113,8 @@ def _measure(
         say(f"not run: {name}: {reason}", quiet=quiet)
     if save is not None:
         write_bytes(save, report_json(report).encode())
+    if page is not None:
+        write_bytes(page, bench_page(report).encode())
     if json:
         print_json(dataclasses.asdict(report))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,6 +45,9 @@ def deploy(
     ] = None,
     calibration_latents: Annotated[int, typer.Option(min=1, help="Images that int8 and fp8 are calibrated on.")] = 64,
     output: Annotated[Literal["float", "uint8"], typer.Option(help="What the engines give.")] = "float",
+    tune: Annotated[
+        bool, typer.Option("--tune", help="For fp32: time the equal forms on this CPU, and keep the fastest.")
+    ] = False,
     opt_batch: Annotated[int, typer.Option(min=1, help="The batch that the plan is tuned for.")] = 8,
     max_batch: Annotated[int, typer.Option(min=1, help="The largest batch that the plan takes.")] = 64,
     count: Annotated[
@@ -80,6 +84,7 @@ def deploy(
         max_batch=max_batch,
         images=count,
         seed=seed,
+        tune=tune,
         policy=load_policy(policy) if policy is not None else Policy(),
     )
     with progress_bars(quiet=quiet) as progress:
@@ -97,6 +102,8 @@ def _show(made: Deployment, out: Path, triton: Path | None, *, json: bool) -> No
     if json:
         print_json(_facts(made, out, triton))
     else:
+        for trial in made.trials:
+            print_result(trial.in_words)
         print_result(artifact_table(made.manifest, made.seconds))
 
 
@@ -107,4 +114,5 @@ def _facts(made: Deployment, out: Path, triton: Path | None) -> dict[str, Any]:
         "manifest": made.manifest.to_dict(),
         "seconds": made.seconds,
         "skipped": made.skipped,
+        "tuning": [dataclasses.asdict(trial) for trial in made.trials],
     }

@@ -138,7 +138,7 @@ def _show(
         print_json(facts)
     else:
         for trial in trials:
-            print_result(f"{trial.median_ms:9.3f} ms  {trial.upsample_conv}, {trial.conv}: {trial.verdict}")
+            print_result(trial.in_words)
         print_result(
             f"{out}: {artifact.precision}, {artifact.form} form, {artifact.attention} attention, "
             f"opset {exported.opset}, {exported.nodes} nodes, {artifact.size / 1e6:.1f} MB"

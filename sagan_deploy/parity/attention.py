@@ -42,19 +42,20 @@ def attention_maps(
         case: of the image, for the caption.
         image: its number there.
     """
-    wanted = {
-        node.output[0]: _block_of(module_of(node)) for node in parse_model(onnx).graph.node if node.op_type == "Softmax"
-    }
-    wanted = {value: path for value, path in wanted.items() if path}
+    wanted: dict[str, list[str]] = {}  # a large map is computed in parts, one after the other
+    for node in parse_model(onnx).graph.node:
+        if node.op_type == "Softmax" and (path := _block_of(module_of(node))):
+            wanted.setdefault(path, []).append(node.output[0])
     if not wanted:
         return ()
-    exact, sizes = _reference_weights(generator, set(wanted.values()), z, labels)
-    found = _candidate_weights(onnx, list(wanted), z, labels)
+    exact, sizes = _reference_weights(generator, set(wanted), z, labels)
+    found = _candidate_weights(onnx, [value for values in wanted.values() for value in values], z, labels)
     maps: list[AttentionMap] = []
-    for value, path in wanted.items():
+    for path, values in wanted.items():
         # Fused attention computes the same map in every head.
-        ours, theirs = exact[path], found[value].astype(np.float64).reshape(-1, *exact[path].shape)[0]
-        maps += _pair(path, case, image, ours, theirs, sizes[path])
+        parts = [found[value].reshape(-1, *found[value].shape[-2:])[0] for value in values]
+        theirs = np.concatenate(parts).astype(np.float64)
+        maps += _pair(path, case, image, exact[path], theirs, sizes[path])
     return tuple(maps)
 
 

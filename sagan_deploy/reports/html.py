@@ -26,6 +26,8 @@ from sagan_deploy.reports.rules import meaning
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from sagan_deploy.bench.report import BenchReport
+
 
 _SCRIPT = "templates/script.js"
 
@@ -46,6 +48,11 @@ def render(template: str, **context: Any) -> str:
 def parity_page(report: ParityReport) -> str:
     """The parity report as a page."""
     return render("parity.html.j2", report=report)
+
+
+def bench_page(report: BenchReport) -> str:
+    """A benchmark as a page with a bar per contender."""
+    return render("bench.html.j2", report=report)
 
 
 def png_uri(picture: bytes | NDArray[np.uint8]) -> str:

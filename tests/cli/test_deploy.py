@@ -28,6 +28,12 @@ def test_deploy_makes_a_bundle_and_bench_measures_it(program, tmp_path):
     assert measured.code == 0, measured.err
     assert json.loads(measured.out)["rows"][0]["p50_ms"] > 0
     assert program("bench", bundle, "--batch", "one").code == 2
+    page = bundle.with_name("bench.html")
+    quick = ("--batch", "1", "--duration", 0.05, "--threads", 1, "--page", page)
+    assert program("bench", bundle, *quick).code == 0
+    assert "images" in page.read_text().lower()
+    refused = program("bench", bundle, *quick)
+    assert (refused.code, "--force" in refused.err) == (4, True)
 
 
 @pytest.mark.parametrize(

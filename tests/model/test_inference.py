@@ -11,6 +11,7 @@ from sagan_deploy.config import AttentionConfig
 from sagan_deploy.errors import ConfigError
 from sagan_deploy.model.attention import SelfAttention
 from sagan_deploy.model.inference import InferenceOptions, to_inference
+from sagan_deploy.model.inference import attention as attention_module
 from sagan_deploy.model.inference.attention import InferenceAttention, split_heads
 from sagan_deploy.model.inference.fold import Weights, effective
 from sagan_deploy.model.inference.generator import to_codes
@@ -46,6 +47,20 @@ def test_the_presets_attention_widths_are_exact_too():
     config = preset("sagan32").generator
     generator = tiny_generator(config).double()
     assert relative(to_inference(generator)(*inputs(config)), generator(*inputs(config))) <= EXACT
+
+
+@pytest.mark.parametrize("attention_map", ["standard", "untransposed"])
+def test_attention_in_parts_is_the_attention(attention_map, monkeypatch):
+    torch.manual_seed(0)
+    block = SelfAttention(16, AttentionConfig(spectral_norm=False, attention_map=attention_map)).double().eval()
+    block.gamma.data.fill_(0.7)
+    monkeypatch.setattr(attention_module, "_SCORES", 110)  # 6x10 queries and 15 keys: 9 parts, the last one shorter
+    form, x = InferenceAttention(block, "decomposed"), torch.randn(2, 16, 6, 10, dtype=torch.float64)
+    assert relative(form(x), block(x)) <= EXACT
+    used = []
+    monkeypatch.setattr(attention_module, "softmax", lambda scores: used.append(scores.shape[1]) or scores.softmax(-1))
+    form(x)
+    assert used == ([7] * 8 + [4] if attention_map == "standard" else [60])
 
 
 def test_the_original_is_left_alone_and_training_mode_is_refused():

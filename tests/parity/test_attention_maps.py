@@ -6,6 +6,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from sagan_deploy.export import export_generator
+from sagan_deploy.model.inference import InferenceOptions, attention
 from sagan_deploy.parity.attention import attention_maps
 from sagan_deploy.parity.emulation import emulated
 
@@ -54,6 +56,17 @@ def test_both_sides_show_the_weights_of_the_equation(checkpoint, exported, laten
         assert np.abs(one.reference[::side, ::side, 0].astype(float) - expected).max() <= 1
         assert np.abs(one.candidate[::side, ::side, 0].astype(float) - expected).max() <= 2
         assert one.difference < {"fp32": 1e-6, "fp16": 5e-3}[precision]
+
+
+def test_a_map_that_is_computed_in_parts_is_put_together(checkpoint, exported, latent, monkeypatch):
+    monkeypatch.setattr(attention, "_SCORES", 300)  # of 64x16
+    payload = export_generator(checkpoint, InferenceOptions(attention="decomposed")).payload
+    assert sum(node.op_type == "Softmax" for node in onnx.load_from_string(payload).graph.node) == 4
+    maps = attention_maps(payload, checkpoint.generator(), *latent, case="normal", image=0)
+    for one in maps:
+        expected, side = by_hand(checkpoint, *latent, one.position), one.candidate.shape[0] // 4
+        assert np.abs(one.candidate[::side, ::side, 0].astype(float) - expected).max() <= 2
+        assert one.difference < 1e-6
 
 
 def test_a_file_that_looks_elsewhere_shows_it_where_it_is_worst(checkpoint, exported, latent):

@@ -11,6 +11,8 @@ from sagan_deploy.model.inference.fold import Weights, effective
 
 # TensorRT fuses MatMul–Softmax–MatMul over 4-D tensors with equal head sizes, multiples of 8 from 16 to 192.
 _SMALLEST_HEAD, _LARGEST_HEAD = 16, 192
+# Scores of an image in one part of a decomposed attention: 1 MB in float32. Measured at 64x64, 64 channels.
+_SCORES = 1 << 18
 
 
 class InferenceAttention(nn.Module):
@@ -62,8 +64,13 @@ class InferenceAttention(nn.Module):
 
     def _decomposed(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = query.flatten(2), key.flatten(2), value.flatten(2)
-        attention = softmax(query.transpose(1, 2) @ key)
-        return value @ (attention.transpose(1, 2) if self.transposed_map else attention)
+        if not self.transposed_map:  # sums over the queries, so that all are needed at once
+            return value @ softmax(query.transpose(1, 2) @ key)
+        # Every query has a softmax of its own, so a large map is computed in parts that stay in the cache.
+        rows = max(1, _SCORES // key.shape[2])
+        parts = [query] if rows >= query.shape[2] else query.split(rows, dim=2)
+        found = [value @ softmax(part.transpose(1, 2) @ key).transpose(1, 2) for part in parts]
+        return torch.cat(found, dim=2) if len(found) > 1 else found[0]
 
 
 def softmax(scores: Tensor) -> Tensor:

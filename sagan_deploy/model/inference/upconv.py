@@ -87,7 +87,7 @@ class DifferenceConv(nn.Module):
         super().__init__()
         self.channels = weights.weight.shape[1]
         self.kernels = nn.ParameterList(difference_kernels(weights.weight))
-        self.bias = nn.Parameter(weights.bias[:, None, None]) if bool(weights.bias.any()) else None
+        self.bias = nn.Parameter(weights.bias) if bool(weights.bias.any()) else None
         differences = torch.tensor(_DIFFERENCES, dtype=weights.weight.dtype)
         self.rows = depthwise(differences[:, :, None], self.channels)
         self.columns = depthwise(differences[:, None, :], self.channels)
@@ -96,13 +96,14 @@ class DifferenceConv(nn.Module):
         lines = [x, *(F.conv2d(x, kernel, padding=(1, 0), groups=self.channels) for kernel in self.rows)]
         left, right = [], []  # the even and the odd columns of what x and its differences along the rows add
         for number, line in enumerate(lines):
-            maps = [line, *(F.conv2d(line, kernel, padding=(0, 1), groups=self.channels) for kernel in self.columns)]
-            kernels = list(self.kernels)[3 * number : 3 * number + 3]
-            level, even, odd = (F.conv2d(part, kernel) for part, kernel in zip(maps, kernels, strict=True))
+            steep = [F.conv2d(line, kernel, padding=(0, 1), groups=self.channels) for kernel in self.columns]
+            first, *kernels = list(self.kernels)[3 * number : 3 * number + 3]
+            # All four results take the product of x itself once, and so the bias.
+            level = F.conv2d(line, first, self.bias if number == 0 else None)
+            even, odd = (F.conv2d(part, kernel) for part, kernel in zip(steep, kernels, strict=True))
             left.append(level + even)
             right.append(level + odd)
-        y = interleave(*((level + even, level + odd) for level, even, odd in (left, right)))
-        return y if self.bias is None else y + self.bias
+        return interleave(*((level + even, level + odd) for level, even, odd in (left, right)))
 
 
 class TransposedConv(nn.Module):
@@ -150,8 +151,10 @@ class MirroredConv(nn.Module):
 
 def up_conv(weights: Weights, mode: str | None, options: InferenceOptions) -> nn.Module:
     """A convolution after upsampling by `mode` (None: none), in the form that the options ask for."""
-    if mode is None and (form := options.conv_form(weights.weight)) != "direct":
-        return WinogradConv(weights) if form == "winograd" else MirroredConv(weights)
+    if mode is None:
+        return {"direct": PlainConv, "winograd": WinogradConv, "mirrored": MirroredConv}[
+            options.conv_form(weights.weight)
+        ](weights)
     form = options.upsample_form(weights.weight)
     if mode != "nearest" or form == "plain":
         return PlainConv(weights, mode)

@@ -41,7 +41,7 @@ class WinogradConv(nn.Module):
         super().__init__()
         outputs, self.channels = weights.weight.shape[:2]
         self.kernels = nn.ParameterList(winograd_kernels(weights.weight))
-        self.bias = nn.Parameter(weights.bias[:, None, None]) if bool(weights.bias.any()) else None
+        self.bias = nn.Parameter(weights.bias) if bool(weights.bias.any()) else None
         sums = torch.tensor(_INPUTS, dtype=weights.weight.dtype)
         self.rows = depthwise(sums[:, :, None], self.channels)
         self.columns = depthwise(sums[:, None, :], self.channels)
@@ -56,11 +56,12 @@ class WinogradConv(nn.Module):
             line = F.conv2d(x, sums, stride=(2, 1), padding=(1, 0), groups=self.channels)
             maps = (F.conv2d(line, sums, stride=(1, 2), padding=(0, 1), groups=self.channels) for sums in self.columns)
             kernels = list(self.kernels)[4 * number : 4 * number + 4]
-            rows.append(self._outputs(*(F.conv2d(part, kernel) for part, kernel in zip(maps, kernels, strict=True))))
+            # Both outputs take m₁ once, along both axes, and so the bias.
+            biases = [None, self.bias if number == 1 else None, None, None]
+            products = (F.conv2d(*given) for given in zip(maps, kernels, biases, strict=True))
+            rows.append(self._outputs(*products))
         left, right = (self._outputs(*column) for column in zip(*rows, strict=True))
         y = interleave(left, right)
-        if self.bias is not None:
-            y = y + self.bias
         return y[:, :, :height, :width] if y.shape[2:] != (height, width) else y
 
     def _outputs(self, m0: Tensor, m1: Tensor, m2: Tensor, minus_m3: Tensor) -> tuple[Tensor, Tensor]:
