@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sagan_deploy.cli.export_options import CalibrationLatents, Float32
 from sagan_deploy.cli.talk import (
     ForceOption,
     JsonOption,
@@ -40,14 +41,10 @@ def deploy(
     ] = None,
     flavour: Annotated[Literal["auto", "tensorrt", "rtx"], typer.Option(help="Which TensorRT.")] = "auto",
     attention: Annotated[Literal["auto", "fused", "decomposed"], typer.Option(help="As in export.")] = "auto",
-    float32: Annotated[
-        list[str] | None, typer.Option(help="For mixed: a part that stays float32; by default as few as needed.")
-    ] = None,
-    calibration_latents: Annotated[int, typer.Option(min=1, help="Images that int8 and fp8 are calibrated on.")] = 64,
+    float32: Float32 = None,
+    calibration_latents: CalibrationLatents = 64,
     output: Annotated[Literal["float", "uint8"], typer.Option(help="What the engines give.")] = "float",
-    tune: Annotated[
-        bool, typer.Option("--tune", help="For fp32: time the equal forms on this CPU, and keep the fastest.")
-    ] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="For fp32: time the equal forms, keep the fastest.")] = False,
     opt_batch: Annotated[int, typer.Option(min=1, help="The batch that the plan is tuned for.")] = 8,
     max_batch: Annotated[int, typer.Option(min=1, help="The largest batch that the plan takes.")] = 64,
     count: Annotated[

@@ -44,7 +44,7 @@ class NormalisedConv(nn.Module):
 
 class InferenceResidual(nn.Module):
     """affine–act–upconv–affine–act–3x3 beside 1x1–up: the skip's 1x1 commutes with upsampling, at a quarter of
-    the cost, and the other branch's bias joins its own.
+    the cost, and its bias joins the other branch's.
     """
 
     def __init__(self, block: training.ResidualBlock, options: InferenceOptions, final: Final) -> None:
@@ -54,12 +54,11 @@ class InferenceResidual(nn.Module):
         self.affine = to_affine(block.norm1)
         self.conv1 = NormalisedConv(effective(block.conv1), block.norm2, self.mode, options)
         main, skip = effective(block.conv2), effective(block.skip)
-        # Both biases on the skip, whose 1x1 convolution adds them before it is upsampled.
-        skip = Weights(skip.weight, skip.bias + main.bias)
-        main = main.without_bias()
+        main = Weights(main.weight, main.bias + skip.bias)
+        skip = skip.without_bias()
         if final is not None:
-            scale, shift = final  # s·(main + skip) + t = s·main + (s·skip + t)
-            main, skip = main.then_affine(scale, torch.zeros_like(shift)), skip.then_affine(scale, shift)
+            scale, shift = final  # s·(main + skip) + t = (s·main + t) + s·skip
+            main, skip = main.then_affine(scale, shift), skip.then_affine(scale, torch.zeros_like(shift))
         self.conv2 = up_conv(main, None, options)
         self.skip = PlainConv(skip)
 

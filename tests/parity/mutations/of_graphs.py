@@ -61,7 +61,8 @@ def _resize(model: onnx.ModelProto, old: str, new: str) -> onnx.NodeProto:
 
 def padding_off_by_one(model: onnx.ModelProto) -> None:
     """The last convolution pads two pixels on one side and none on the other."""
-    attribute(node_of(model, "Conv", last=True), "pads", [0, 0, 2, 2])
+    last = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")][-1]
+    attribute(last, "pads", [0, 0, 2, 2])
 
 
 def softmax_axis(model: onnx.ModelProto) -> None:
