@@ -6,7 +6,7 @@ to write out implicit casts. For a network that needs neither this changes nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -111,14 +111,11 @@ def _convolution(
     x: Any,
     weight: Any,
     bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    output_padding: Sequence[int] = (0, 0),
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Sequence[int] = (1, 1),
 ) -> tuple[Any, ...]:
     """The arguments of ``aten.convolution`` from those of ``aten.conv_transpose2d``."""
-    stride, padding, output_padding, dilation = (
-        [value] * 2 if isinstance(value, int) else list(value) for value in (stride, padding, output_padding, dilation)
-    )
-    return x, weight, bias, stride, padding, dilation, True, output_padding, groups
+    return x, weight, bias, list(stride), list(padding), list(dilation), True, list(output_padding), groups

@@ -28,10 +28,6 @@ def _conv2d(
     from onnxscript import opset18
 
     inputs = (input, weight) if bias is None else (input, weight, bias)
-    pads, strides, dilations = (_two(value) for value in (padding, stride, dilation))
+    pads, strides, dilations = [*padding, *padding], list(stride), list(dilation)
     kernel = [int(size) for size in weight.shape[2:]]
-    return opset18.Conv(*inputs, kernel_shape=kernel, pads=pads * 2, strides=strides, dilations=dilations, group=groups)
-
-
-def _two(value: Sequence[int] | int) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value) * (2 // len(value))
+    return opset18.Conv(*inputs, kernel_shape=kernel, pads=pads, strides=strides, dilations=dilations, group=groups)

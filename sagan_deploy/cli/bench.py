@@ -99,7 +99,6 @@ def _measure(
     from sagan_deploy.files import refuse_existing_file, write_bytes
     from sagan_deploy.optional import require
     from sagan_deploy.reports.console import bench_table
-    from sagan_deploy.reports.html import bench_page
 
     for file in (save, page):
         if file is not None:
@@ -114,6 +113,8 @@ def _measure(
     if save is not None:
         write_bytes(save, report_json(report).encode())
     if page is not None:
+        from sagan_deploy.reports.html import bench_page
+
         write_bytes(page, bench_page(report).encode())
     if json:
         print_json(dataclasses.asdict(report))

@@ -209,6 +209,14 @@ def test_a_convolution_without_a_bias_gets_none():
     assert found == {"kernel_shape": [3, 1], "pads": [1, 0, 1, 0], "strides": [2, 1], "dilations": [1, 1]}
 
 
+def test_torch_makes_no_bias_of_zeros_that_must_go_again(monkeypatch):
+    export = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *given, **named: export(*given, **named, optimize=False))
+    layer = nn.Conv2d(2, 3, 1, bias=False).eval()
+    payload = export_onnx(layer, {"z": torch.zeros(2, 2, 4, 4)}, OnnxSpec(("z",), ("y",), {"z": {0: "n"}})).payload
+    assert [node.op_type for node in onnx.load_from_string(payload).graph.node] == ["Conv"]
+
+
 def test_metadata():
     layer, spec = nn.Linear(8, 8).eval(), OnnxSpec(("z",), ("y",), {"z": {0: "n"}}, metadata={"b": "2", "a": "ä"})
     payload = export_onnx(layer, {"z": torch.zeros(2, 8)}, spec).payload

@@ -51,10 +51,12 @@ class WinogradConv(nn.Module):
         height, width = x.shape[2:]
         if height % 2 or width % 2:  # tiles are two pixels wide
             x = F.pad(x, (0, width % 2, 0, height % 2))
-        rows = []
-        for number, sums in enumerate(self.rows):
-            line = F.conv2d(x, sums, stride=(2, 1), padding=(1, 0), groups=self.channels)
-            maps = (F.conv2d(line, sums, stride=(1, 2), padding=(0, 1), groups=self.channels) for sums in self.columns)
+        rows, groups = [], self.channels
+        for number, down in enumerate(self.rows):
+            line = F.conv2d(x, down, stride=(2, 1), padding=(1, 0), groups=groups)
+            maps = [
+                F.conv2d(line, along, stride=(1, 2), padding=(0, 1), groups=self.channels) for along in self.columns
+            ]
             kernels = list(self.kernels)[4 * number : 4 * number + 4]
             # Both outputs take m₁ once, along both axes, and so the bias.
             biases = [None, self.bias if number == 1 else None, None, None]
