@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 from sagan_deploy.errors import InputError
@@ -15,8 +16,8 @@ from sagan_deploy.errors import InputError
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file as 64 lower-case hexadecimal digits."""
-    with _readable(path), path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with held_open(path) as stream:
+        return sha256_stream(stream)
 
 
 def sha256_bytes(payload: bytes) -> str:
@@ -28,6 +29,27 @@ def read_bytes(path: Path) -> bytes:
     """The whole file, or an `InputError` that names it."""
     with _readable(path):
         return path.read_bytes()
+
+
+@contextlib.contextmanager
+def held_open(path: Path) -> Iterator[BufferedReader]:
+    """The file as it is now, or an `InputError`: another one that is renamed to `path` meanwhile changes nothing."""
+    with _readable(path):
+        stream = path.open("rb")
+    with stream:
+        yield stream
+
+
+def sha256_stream(stream: BufferedReader) -> str:
+    """The SHA-256 of an open file, from its beginning, as 64 lower-case hexadecimal digits."""
+    stream.seek(0)
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def path_of(stream: BufferedReader) -> Path:
+    """A path for libraries that want one: on Linux one that opens the very file that is held open, else its name."""
+    same = Path(f"/proc/self/fd/{stream.fileno()}")
+    return same if same.exists() else Path(stream.name)
 
 
 def write_bytes(path: Path, payload: bytes | memoryview) -> Path:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from sagan_deploy.bundle.golden import Golden, parse_golden
 from sagan_deploy.bundle.manifest import MANIFEST_NAME, Artifact, HashedFile, Manifest, check_path
 from sagan_deploy.bundle.readme import README_NAME, render_readme
 from sagan_deploy.errors import InputError
-from sagan_deploy.files import read_bytes, sha256, sha256_bytes, write_text
+from sagan_deploy.files import held_open, read_bytes, sha256, sha256_bytes, sha256_stream, write_text
 from sagan_deploy.progress import Progress, silent
 
 
@@ -46,6 +49,17 @@ class Bundle:
         payload = read_bytes(self.file_path(file))
         _check_hash(self.folder, file, sha256_bytes(payload))
         return payload
+
+    @contextmanager
+    def hold(self, file: Artifact | HashedFile) -> Iterator[BufferedReader]:
+        """A listed file held open, after its hash was checked: for one too large to be in memory twice.
+
+        Raises:
+            InputError: as `read`.
+        """
+        with held_open(self.file_path(file)) as stream:
+            _check_hash(self.folder, file, sha256_stream(stream))
+            yield stream
 
     def golden(self) -> Golden | None:
         """The golden images, or None when the bundle has none."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
 from sagan_deploy.bundle.bundle import Bundle, CorruptError, find_manifest, open_bundle, sidecar_path
 from sagan_deploy.bundle.manifest import Artifact, Manifest
 from sagan_deploy.errors import ConfigError, InputError, MissingError, SaganDeployError
-from sagan_deploy.files import read_bytes
+from sagan_deploy.files import held_open, path_of, read_bytes
 from sagan_deploy.filetypes import detect
 from sagan_deploy.runtime import cuda
 from sagan_deploy.runtime.contexts import TensorRTOptions
@@ -35,23 +37,22 @@ _PREFERENCE = {
 class Candidate:
     """One way to run one file.
 
-    `ready` raises `MissingError` when this machine cannot, without reading the file; `read` returns the file after
-    its hash was checked; `open` makes the backend.
+    `ready` raises `MissingError` when this machine cannot, without reading the file; `open` checks the hash of the
+    file and makes the backend.
     """
 
     backend: Literal["tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
     file: str
     artifact: Artifact | None
     ready: Callable[[], object]
-    read: Callable[[], bytes]
-    open: Callable[[bytes], tuple[Backend, Contract]]
+    open: Callable[[], tuple[Backend, Contract]]
 
     def load(self, rejected: Iterable[Rejection] = ()) -> RuntimeGenerator:
         """Open it, or raise what speaks against it."""
         if self.artifact is not None and self.artifact.verdict.status == "failed":
             raise InputError(f"{self.file} failed parity when it was made: {self.artifact.verdict.reason}")
         self.ready()
-        backend, contract = self.open(self.read())
+        backend, contract = self.open()
         return RuntimeGenerator(contract, backend, artifact=self.file, rejected=tuple(rejected))
 
 
@@ -208,7 +209,7 @@ def candidates(
         onnx = source_beside(path, artifact.plan)
         ways = [_plan(manifest, artifact, path.name, lambda: None, lambda: read_bytes(path), gpu, options, onnx)]
     else:
-        ways = _onnx(path.name, None, lambda: read_bytes(path), None, gpu, threads)
+        ways = _onnx(path.name, None, lambda: held_open(path), None, gpu, threads)
     return [way for way in ways if (cpu if way.backend == "onnxruntime-cpu" else gpu is not None)]
 
 
@@ -231,8 +232,8 @@ def _of_artifact(
     bundle: Bundle, artifact: Artifact, gpu: int | None, threads: int | None, options: TensorRTOptions
 ) -> list[Candidate]:
     if artifact.kind == "onnx":
-        read = functools.partial(bundle.read, artifact)
-        return _onnx(artifact.path, artifact, read, bundle.manifest, gpu, threads)
+        hold = functools.partial(bundle.hold, artifact)
+        return _onnx(artifact.path, artifact, hold, bundle.manifest, gpu, threads)
 
     # Opening a plan checks its hash, in its place in the order of checks.
     def read_plan() -> bytes:
@@ -257,33 +258,34 @@ def _plan(
     options: TensorRTOptions,
     onnx: Source,
 ) -> Candidate:
-    def open_(payload: bytes) -> tuple[Backend, Contract]:
+    def open_() -> tuple[Backend, Contract]:
         from sagan_deploy.runtime.tensorrt import open_plan
 
-        return open_plan(payload, name, manifest, artifact, device=gpu or 0, options=options, onnx=onnx)
+        return open_plan(read(), name, manifest, artifact, device=gpu or 0, options=options, onnx=onnx)
 
-    return Candidate("tensorrt", name, artifact, ready, read, open_)
+    return Candidate("tensorrt", name, artifact, ready, open_)
 
 
 def _onnx(
     name: str,
     artifact: Artifact | None,
-    read: Callable[[], bytes],
+    hold: Callable[[], AbstractContextManager[BufferedReader]],
     manifest: Manifest | None,
     gpu: int | None,
     threads: int | None,
 ) -> list[Candidate]:
     from sagan_deploy.runtime.ort import load_onnxruntime, open_onnx
 
-    def open_(device: int | None, payload: bytes) -> tuple[Backend, Contract]:
-        backend, contract = open_onnx(payload, name, device=device, threads=threads)
+    def open_(device: int | None) -> tuple[Backend, Contract]:
+        with hold() as stream:
+            backend, contract = open_onnx(path_of(stream), name, device=device, threads=threads)
         if manifest is not None and artifact is not None:
             _check_agree(name, contract, contract_of_artifact(manifest, artifact))
         return backend, contract
 
     def way(backend: Literal["onnxruntime-cuda", "onnxruntime-cpu"], device: int | None) -> Candidate:
         ready = functools.partial(load_onnxruntime, device)
-        return Candidate(backend, name, artifact, ready, read, functools.partial(open_, device))
+        return Candidate(backend, name, artifact, ready, functools.partial(open_, device))
 
     return [way("onnxruntime-cuda", gpu or 0), way("onnxruntime-cpu", None)]
 

@@ -128,6 +128,43 @@ def test_a_damaged_model_is_never_replaced_by_another_one(folder):
         load(folder)
 
 
+def test_a_model_replaced_between_its_hash_and_its_opening_is_not_taken(folder, monkeypatch):
+    path = folder / "onnx/fp32.onnx"
+    original = loading.path_of
+
+    def replaced(stream):
+        path.with_suffix(".new").write_bytes(b"another file")
+        path.with_suffix(".new").replace(path)
+        return original(stream)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system has no names for open files")
+    monkeypatch.setattr(loading, "path_of", replaced)
+    with load(folder, device="cpu") as generator:
+        z, labels = generator.sample_inputs(3)
+        np.testing.assert_allclose(generator(z, labels), expected_images(CONFIG, z, labels), atol=1e-6)
+
+
+def test_a_model_is_opened_as_a_file_so_that_it_is_in_memory_once(folder, monkeypatch):
+    import onnxruntime
+
+    opened = []
+    original = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda m, *a, **o: opened.append(m) or original(m, *a, **o))
+    load(folder, device="cpu").close()
+    load(folder / "onnx/fp32.onnx", device="cpu").close()
+    assert all(isinstance(model, Path) for model in opened)
+    assert len(opened) == 2
+
+
+def test_a_truncated_model_is_named_by_its_own_name(tmp_path):
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(tiny_onnx()[:3000])
+    with pytest.raises(InputError, match=r"cut\.onnx is no ONNX model") as caught:
+        load(path)
+    assert "/proc" not in str(caught.value)
+
+
 def test_a_damaged_plan_is_never_replaced_by_a_model(folder, gpu):
     (folder / "engines/sm_89.plan").write_bytes(plan_bytes(body=b"egnine"))
     with pytest.raises(CorruptError, match="SHA-256"):
