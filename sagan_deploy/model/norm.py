@@ -44,7 +44,8 @@ class ConditionalBatchNorm2d(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(n, c, h, w) and the condition → (n, c, h, w)."""
         gain = self.gain_offset + self.gain(condition)
-        return self.statistics(x) * gain[:, :, None, None] + self.shift(condition)[:, :, None, None]
+        # In place: nothing else reads the product, and its gradient does not need it.
+        return (self.statistics(x) * gain[:, :, None, None]).add_(self.shift(condition)[:, :, None, None])
 
 
 def make_norm(channels: int, config: GeneratorConfig, condition_size: int) -> BatchNorm2d | ConditionalBatchNorm2d:

@@ -19,7 +19,7 @@ class Measures:
     fakes_without_gradient: bool = True  # in the discriminator's step nothing reaches the generator
     frozen_discriminator: bool = True  # in the generator's step its weights get no gradients
     one_power_iteration: bool = True
-    folded_pooling: bool = True  # 3x3 then 2x2 averages as one 4x4 convolution of stride 2
+    folded_pooling: bool = True  # averages first, then 3x3 with stride 2
     folded_upsampling: bool = True  # ×2 then 3x3 as one 4x4 transposed convolution of stride 2
     fused_adam: bool = True  # one kernel over all weights instead of a loop
     foreach_average: bool = True  # likewise for the moving average
