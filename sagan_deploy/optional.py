@@ -22,6 +22,8 @@ EXTRAS = {
     "cuda": "rtx",
     "robohash": "quickstart",
     "webdataset": "webdataset",
+    "tensorboard": "tensorboard",
+    "datasets": "datasets",
 }
 
 

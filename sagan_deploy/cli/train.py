@@ -66,6 +66,7 @@ def train(
     resume: options.Resume = False,
     auto_resume: options.AutoResume = False,
     from_step: options.FromStep = None,
+    tensorboard: options.TensorBoard = False,
     force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -108,7 +109,7 @@ class _Request:
         self.auto_resume: bool = given["auto_resume"]
         self.unconditional: bool = given["unconditional"]
         self.corrupt_limit: int = given["corrupt_limit"]
-        self.session = {name: given[name] for name in ("resume", "force", "from_step")}
+        self.session = {name: given[name] for name in ("resume", "force", "from_step", "tensorboard")}
         self.spectral = {name: given[f"{name}_spectral_norm"] for name in ("generator", "discriminator")}
         settings = {field.name for field in dataclasses.fields(TrainConfig)} - {"steps"}
         self.changes = {name: value for name, value in given.items() if name in settings}

@@ -11,7 +11,7 @@ from sagan_deploy.presets import PRESETS
 
 DATA_HELP = (
     "robots, digits, a folder of images (a sub-folder per class), a .zip of one, an .npz file "
-    "or WebDataset shards (NAME-{000..009}.tar)."
+    "WebDataset shards (NAME-{000..009}.tar) or huggingface:NAME@SPLIT."
 )
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run.")]
@@ -61,5 +61,8 @@ Precision = Annotated[str, typer.Option(help="fp32; bf16 is refused where it is 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")]
 AutoResume = Annotated[
     bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else begin it.")
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write OUT/tensorboard, too: curves and sample pictures.")
 ]
 FromStep = Annotated[int | None, typer.Option(min=0, help="With --resume: go back to this kept state.")]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sagan_deploy.errors import InputError
 from sagan_deploy.files import keep_as, refuse_existing, remove, write_bytes
+from sagan_deploy.training.board import BOARD_NAME
 from sagan_deploy.training.log import JSON_LOG_NAME, LOG_NAME
 from sagan_deploy.training.state import STATE_NAME, read_run
 
@@ -40,8 +41,8 @@ def clear(out: Path, *, force: bool) -> None:
     """Make room for a new run. Only files of a run are ever removed, whatever else lies beside them."""
     check_out(out, force=force)
     single = (STATE_NAME, CHECKPOINT_NAME, BEST_NAME, JSON_LOG_NAME, LOG_NAME)
-    pictures = (out / SAMPLES_NAME).glob("step_*.png")
-    for path in (*(out / name for name in single), *pictures, *kept_states(out).values()):
+    pictures, curves = (out / SAMPLES_NAME).glob("step_*.png"), (out / BOARD_NAME).glob("events.out.tfevents.*")
+    for path in (*(out / name for name in single), *pictures, *curves, *kept_states(out).values()):
         remove(path)
     sweep(out)
 

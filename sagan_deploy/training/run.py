@@ -13,6 +13,7 @@ import torch
 from sagan_deploy.checkpoints.native import Checkpoint
 from sagan_deploy.errors import ConfigError
 from sagan_deploy.files import read_bytes, write_bytes
+from sagan_deploy.optional import require
 from sagan_deploy.presets import Preset
 from sagan_deploy.progress import Progress, silent
 from sagan_deploy.training.data.dataset import Dataset
@@ -39,6 +40,7 @@ def train(
     initial: Checkpoint | None = None,
     device: str = "cpu",
     world: World | None = None,
+    tensorboard: bool = False,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train a generator on images, into ``out/generator.safetensors``.
@@ -61,20 +63,23 @@ def train(
         initial: a generator to train on from, with the preset's config; the discriminator is a fresh one.
         device: where to compute: ``cpu``, ``cuda``, ``cuda:1`` …
         world: instead of `device`, the processes (see `joined_world`) that all call this; the first uses `out`.
+        tensorboard: also write ``out/tensorboard``: the curves of ``log.jsonl`` and the sample pictures.
         progress: told after every step.
 
     Raises:
         ConfigError: options contradict each other, or `resume` with other settings or data.
         InputError: `out` exists, cannot be written or holds no whole state to resume.
-        MissingError: there is no such device.
+        MissingError: there is no such device, or the package `tensorboard` is not installed.
         CheckFailed: the training diverged or a watchdog stopped it; the last good checkpoint is kept.
     """
     _check_together(steps, minutes, resume=resume, force=force, from_step=from_step)
+    if tensorboard:
+        require("tensorboard", "tensorboard")  # before anything is replaced
     out, world = Path(out), world or World(device=device)
     state, tensors = _read(out, from_step, world) if resume else (None, {})
     if state is not None:
         steps, minutes = _continued_plan(state, steps, minutes)
-    session = Session(_settle(preset, data, steps, seed), data, out, state, minutes, world)
+    session = Session(_settle(preset, data, steps, seed), data, out, state, minutes, world, tensorboard=tensorboard)
     if state is not None:
         restore(session.trainer, tensors, path=out / STATE_NAME)
     else:

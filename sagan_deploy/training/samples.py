@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sagan_deploy.images import encode_png, grid, to_uint8
+from sagan_deploy.images import grid, to_uint8
 from sagan_deploy.latents import sample_latents
 from sagan_deploy.model.generator import Generator
 
@@ -28,9 +28,9 @@ def sample_images(generator: Generator, *, seed: int) -> tuple[NDArray[np.float3
     return draw(generator, latents, labels), labels
 
 
-def sample_grid(images: NDArray[np.float32]) -> bytes:
-    """A PNG of `sample_images`, one row per class."""
-    return encode_png(grid(to_uint8(images), _COLUMNS))
+def sample_grid(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """`sample_images` as one picture [h, w, c], one row per class."""
+    return grid(to_uint8(images), _COLUMNS)
 
 
 @torch.no_grad()

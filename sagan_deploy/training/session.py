@@ -13,6 +13,7 @@ from typing import Any
 from sagan_deploy.checkpoints.native import Checkpoint, checkpoint_of, save_checkpoint
 from sagan_deploy.errors import CheckFailed, ConfigError
 from sagan_deploy.files import write_bytes
+from sagan_deploy.images import encode_png
 from sagan_deploy.presets import Preset
 from sagan_deploy.progress import Progress
 from sagan_deploy.training.best import Judge
@@ -54,11 +55,14 @@ class Session:
         state: RunState | None,
         minutes: float | None,
         world: World,
+        *,
+        tensorboard: bool = False,
     ) -> None:
         self.preset = preset
         self.data = data
         self.out = out
         self.world = world
+        self.tensorboard = tensorboard
         self.fingerprint = data.fingerprint() if data is not None else ""
         if state is not None:
             check_same_run(state, preset, self.fingerprint, path=out / STATE_NAME)
@@ -93,7 +97,7 @@ class Session:
 
     def finish(self, progress: Progress) -> TrainResult:
         """Take the steps that are left."""
-        log = self.world.on_first(lambda: RunLog(self.out, resume_at=self.step))
+        log = self.world.on_first(lambda: RunLog(self.out, resume_at=self.step, tensorboard=self.tensorboard))
         began = time.monotonic()
         if self.data is not None and not self.plan.done(self.step):
             if self.saved is None:
@@ -134,7 +138,7 @@ class Session:
                 noted, noted_at = self.step, now
                 self._log(log, _log_row(self.step, losses, factor, speed, self.world))
             if self.step % config.sample_every == 0 or done:
-                self._save_samples()
+                self._save_samples(log)
             if self.judge is not None and (self.step % config.evaluate_every == 0 or done):
                 self._evaluate(self.judge, log)
             if self.step % config.checkpoint_every == 0 or done:
@@ -240,10 +244,15 @@ class Session:
 
         self.world.on_first(measure)
 
-    def _save_samples(self) -> None:
+    def _save_samples(self, log: RunLog | None) -> None:
+        def write() -> Path:
+            assert log is not None
+            pixels = sample_grid(images)
+            log.picture(self.step, pixels)
+            return write_bytes(self.out / SAMPLES_NAME / f"step_{self.step:06d}.png", encode_png(pixels))
+
         images, labels = sample_images(self.trainer.ema.generator, seed=self.preset.train.seed)
-        picture = self.out / SAMPLES_NAME / f"step_{self.step:06d}.png"
-        self.samples = self.world.on_first(lambda: write_bytes(picture, sample_grid(images)))
+        self.samples = self.world.on_first(write)
         wrong = self.watchdog.diversity(images, labels) if self.watchdog is not None else None
         if wrong is not None:
             raise self._stopped(wrong)

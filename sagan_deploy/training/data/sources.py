@@ -13,6 +13,7 @@ from sagan_deploy.training.data.arrays import load_arrays
 from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.data.digits import load_digits
 from sagan_deploy.training.data.folder import load_folder, load_zip
+from sagan_deploy.training.data.hub import PREFIX, load_hub
 from sagan_deploy.training.data.robots import compose_robots
 from sagan_deploy.training.data.shards import load_shards
 
@@ -27,7 +28,7 @@ def open_dataset(spec: str | Path, image_size: int, *, corrupt_limit: int = 0, p
 
     Args:
         spec: ``robots`` or ``digits``; a folder with one sub-folder of images per class, or a ``.zip`` of one; an
-            ``.npz`` file; or ``NAME-{000..009}.tar``, WebDataset shards.
+            ``.npz`` file; ``NAME-{000..009}.tar``, WebDataset shards; or ``huggingface:NAME@SPLIT``.
         image_size: height and width that the network wants; everything is resized to it, but arrays must have it.
         corrupt_limit: so many image files may be unreadable; they are left out and named in the result.
         progress: told how many images are read.
@@ -42,6 +43,8 @@ def open_dataset(spec: str | Path, image_size: int, *, corrupt_limit: int = 0, p
     if str(spec) in BUILT_IN:
         return replace(BUILT_IN[str(spec)](image_size, progress), source=str(spec))
     options: dict[str, Any] = {"corrupt_limit": corrupt_limit, "progress": progress}
+    if str(spec).startswith(PREFIX):
+        return replace(load_hub(str(spec), image_size, **options), source=str(spec))
     path = Path(spec)
     if path.is_dir():
         return replace(load_folder(path, image_size, **options), source=str(path.resolve()))
@@ -58,5 +61,5 @@ def open_dataset(spec: str | Path, image_size: int, *, corrupt_limit: int = 0, p
         return replace(load_arrays(path, image_size), source=str(path.resolve()))
     raise InputError(
         f"--data {spec} is neither a folder of images nor a .zip of one, nor an .npz file with arrays 'images' and "
-        "'labels', nor .tar shards."
+        f"'labels', nor .tar shards, nor {PREFIX}NAME."
     )

@@ -92,9 +92,61 @@ def test_shards_are_their_folder(tmp_path, folder):
 
 
 def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(MissingError, match=r"pip install 'sagan-deploy\[webdataset\]'"):
-        open_dataset(tmp_path / "set-000.tar", 4)
+    for library, data in (("webdataset", tmp_path / "set-000.tar"), ("datasets", "huggingface:mnist")):
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(MissingError, match=rf"pip install 'sagan-deploy\[{library}\]'"):
+            open_dataset(data, 4)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The pictures as a data set of Hugging Face, saved to disk: two splits, the second without its classes."""
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    names = ("blue", "red")
+    columns = {
+        "picture": [{"bytes": content, "path": None} for content in PICTURES.values()],
+        "colour": [names.index(name.split("/")[0]) for name in PICTURES],
+        "note": ["x"] * len(PICTURES),
+    }
+    kinds = datasets.Features(
+        picture=datasets.Image(), colour=datasets.ClassLabel(names=list(names)), note=datasets.Value("string")
+    )
+    rows = datasets.Dataset.from_dict(columns, features=kinds)
+    splits = {"train": rows, "bare": rows.remove_columns("colour"), "words": rows.select_columns("note")}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "hub")
+    return f"huggingface:{tmp_path / 'hub'}"
+
+
+def test_a_data_set_of_hugging_face_is_its_folder(saved, folder):
+    data = open_dataset(saved, 4)
+    _same(data, folder)
+    assert data.source == saved
+    bare = open_dataset(saved + "@bare", 4)
+    assert (bare.num_classes, len(bare)) == (0, len(folder))
+
+
+def test_data_sets_of_hugging_face_that_will_not_do(saved, tmp_path, monkeypatch):
+    import datasets
+
+    with pytest.raises(InputError, match=r"has the columns note; none of them holds images"):
+        open_dataset(saved + "@words", 4)
+    with pytest.raises(InputError, match=r"@test cannot be loaded .*NAME@SPLIT"):
+        open_dataset(saved + "@test", 4)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"nobody/nothing cannot be loaded"):
+        open_dataset("huggingface:nobody/nothing", 4)
+
+
+def test_a_broken_image_of_hugging_face_is_named_by_its_row(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    contents = [PICTURES["red/a.png"], PICTURES["red/a.png"][:40]]
+    columns = {"image": [{"bytes": content, "path": None} for content in contents]}
+    rows = datasets.Dataset.from_dict(columns, features=datasets.Features(image=datasets.Image()))
+    rows.save_to_disk(tmp_path / "hub")
+    with pytest.raises(InputError, match=r"hub, row 1 is not a whole image"):
+        open_dataset(f"huggingface:{tmp_path / 'hub'}", 4)
+    data = open_dataset(f"huggingface:{tmp_path / 'hub'}", 4, corrupt_limit=1)
+    assert (len(data), len(data.preparation["left_out"])) == (1, 1)
 
 
 def test_corrupt_images_are_counted_named_and_left_out_up_to_a_limit(tmp_path, folder):
