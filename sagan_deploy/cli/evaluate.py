@@ -19,13 +19,22 @@ def evaluate(
     files: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files, plans or bundles.")],
     data: Annotated[str, typer.Option(help="The real images with their classes, as for train.")],
     images_per_class: Annotated[int, typer.Option(min=2, help="How many images of every class to draw.")] = 200,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="An ONNX network, images [n, c, h, w] in [-1, 1] to features [n, d]: measure distances in them, too.",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Measure what files draw against real images: PyTorch's checkpoint next to exported engines, on equal latents.
 
-    A small classifier, trained here on the real images, judges; its Fréchet distance is no FID.
+    A small classifier, trained here on the real images, judges; its Fréchet distance is no FID. With --features and
+    an Inception network of your own, FID and KID are measured beside it.
 
     Example: sagan-deploy evaluate run/generator.safetensors bundle --data robots
     """
@@ -41,7 +50,9 @@ def evaluate(
         size = generator.config.image_size
     with progress_bars(quiet=quiet) as progress:
         images = open_dataset(data, size, progress=progress)
-        rows = evaluate_files(files, images, images_per_class=images_per_class, seed=seed, progress=progress)
+        rows = evaluate_files(
+            files, images, images_per_class=images_per_class, seed=seed, features=features, progress=progress
+        )
     if json:
         print_json([row.to_dict() for row in rows])
     else:

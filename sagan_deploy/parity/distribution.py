@@ -15,7 +15,6 @@ extractor with random weights, whose numbers are good for this comparison alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagan_deploy.distances import frechet_distance, kernel_distance
-from sagan_deploy.errors import ConfigError, InputError
-from sagan_deploy.files import read_bytes
+from sagan_deploy.errors import ConfigError
+from sagan_deploy.features import Features, features_of_file
 from sagan_deploy.latents import sample_labels, sample_latents
-from sagan_deploy.optional import require
 from sagan_deploy.parity.candidates import Draw
 from sagan_deploy.parity.cases import Pool
 from sagan_deploy.parity.metrics import from_codes
@@ -39,7 +37,6 @@ from sagan_deploy.progress import Progress, silent
 if TYPE_CHECKING:
     from sagan_deploy.model.generator import Generator
 
-Features = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # images [n, c, h, w] in [−1, 1] → [n, d]
 _BATCH = 8
 _SMALLEST = 16  # images: fewer say nothing about a distribution
 _PART = 0.05  # of the distance that another seed makes
@@ -108,7 +105,7 @@ def open_lane(
     if count < _SMALLEST:
         raise ConfigError(f"distribution (={count}) must be at least {_SMALLEST} images")
     config = generator.config
-    name, extract = _local(config.image_channels) if features is None else _from_file(features)
+    name, extract = _local(config.image_channels) if features is None else features_of_file(features)
 
     def pool(start: int) -> Pool:
         labels = sample_labels(seed, count, config.num_classes, start=start) if config.conditional else None
@@ -157,28 +154,3 @@ def _local(channels: int) -> tuple[str, Features]:
         return found
 
     return "local extractor with random weights, no FID", extract
-
-
-def _from_file(path: Path) -> tuple[str, Features]:
-    ort = require("onnxruntime", "onnxruntime")
-    payload = read_bytes(path)
-    try:
-        session = ort.InferenceSession(payload, providers=["CPUExecutionProvider"])
-        (name,) = [value.name for value in session.get_inputs()]
-    except Exception as error:  # ONNX Runtime's errors share no public base
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"{path} is no ONNX feature extractor with one input ({first}).") from error
-
-    def extract(images: NDArray[np.float64]) -> NDArray[np.float64]:
-        try:
-            found: NDArray[Any] = session.run(None, {name: images.astype(np.float32)})[0]
-        except Exception as error:  # as above
-            raise InputError(
-                f"{path} does not take images of shape {images.shape}, float32 in [-1, 1]: "
-                f"{str(error).strip().splitlines()[0]}"
-            ) from error
-        if found.ndim != 2 or len(found) != len(images):
-            raise InputError(f"{path} gives features of shape {found.shape}; (n, d) is expected, n = {len(images)}.")
-        return found.astype(np.float64)
-
-    return f"features of {path.name}", extract

@@ -86,7 +86,14 @@ def files_table(rows: Sequence[FileQuality]) -> Table:
         title=f"{real.images} images each; the classifier is right on {real.accuracy['label']:.1%} of real images, and "
         f"two halves of them are {real.frechet_real:.1f} apart"
     )
-    for name in ("file", "drawn by", "of their class", "classifier Fréchet", "spread", "worst class", "codes off"):
+    names = ["file", "drawn by", "of their class", "classifier Fréchet", "spread", "worst class", "codes off"]
+    if (seen := rows[0].features) is not None:
+        table.caption = (
+            f"Fréchet and kernel distance in {seen.extractor}; two halves of the real images: {seen.frechet_real:.4g}, "
+            f"{seen.kernel_real:.4g}"
+        )
+        names += ["Fréchet", "kernel"]
+    for name in names:
         table.add_column(name, justify="left" if name in ("file", "drawn by") else "right")
     for row in rows:
         quality = row.quality
@@ -94,5 +101,6 @@ def files_table(rows: Sequence[FileQuality]) -> Table:
         table.add_row(
             row.file, row.drawn_by, f"{quality.label_share:.1%}", f"{quality.frechet:.1f}", f"{quality.spread:.0%}",
             f"{quality.least_spread:.0%}", off,
+            *((f"{row.features.frechet:.4g}", f"{row.features.kernel:.4g}") if row.features is not None else ()),
         )  # fmt: skip
     return table

@@ -56,6 +56,22 @@ def test_an_export_has_the_quality_of_its_checkpoint_and_another_generator_has_a
     assert "FID" not in shown.out
 
 
+def test_features_of_a_network_of_the_users_own_stand_beside(program, files, tmp_path):
+    from tests.parity.test_distribution import extractor
+
+    network = extractor(tmp_path / "mean.onnx")
+    arguments = ("evaluate", files / "a.safetensors", "--data", files / "real.npz", "--images-per-class", 20)
+    result = program(*arguments, "--features", network, "--json")
+    (row,) = json.loads(result.out)
+    assert row["features"]["frechet"] > row["features"]["frechet_real"] > 0
+    shown = program(*arguments, "--features", network)
+    assert "Fréchet and kernel distance in features of mean.onnx" in " ".join(shown.out.split())
+    assert f"{row['features']['frechet']:.4g}" in shown.out
+    wrong = program(*arguments, "--features", files / "real.npz")
+    assert wrong.code == 4
+    assert "no ONNX feature extractor" in wrong.err
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
