@@ -16,6 +16,7 @@ from sagan_deploy.errors import ConfigError
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu"]
 AUGMENTATIONS = ("color", "translation", "cutout")
+TRAIN_PRECISIONS = ("fp32", "bf16")
 T = TypeVar("T")
 
 
@@ -215,6 +216,7 @@ class TrainConfig:
     evaluate_every: int = 0  # steps between two measurements of quality, which choose best.safetensors; 0: never
     keep: int = 1  # states of so many checkpoints stay on disk, to go back to
     watch: bool = True  # stop when the discriminator is dead or the images collapse, with the last good state
+    precision: str = "fp32"  # of products; bf16 leaves weights, spectral norm, statistics and losses in float32
 
     def __post_init__(self) -> None:
         for name in (
@@ -229,6 +231,13 @@ class TrainConfig:
             _check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("steps", "r1", "standing_batches", "evaluate_every"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        _check(
+            self.precision in TRAIN_PRECISIONS,
+            "precision",
+            self.precision,
+            f"must be one of {', '.join(TRAIN_PRECISIONS)}; fp16 would need scaled losses for its short range, and "
+            "exported files can be fp16 whatever the training used",
+        )
         unknown = sorted(set(self.augment) - set(AUGMENTATIONS))
         _check(not unknown, "augment", ",".join(self.augment), f"may list {', '.join(AUGMENTATIONS)}")
         for name in ("generator_lr", "discriminator_lr"):

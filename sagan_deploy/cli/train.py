@@ -62,7 +62,7 @@ def train(
     init: options.Init = None,
     seed: options.Seed = None,
     device: options.Device = "cpu",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = None,
     resume: options.Resume = False,
     auto_resume: options.AutoResume = False,
     from_step: options.FromStep = None,
@@ -82,10 +82,8 @@ def train(
 
     require("torch", "train")
     require("safetensors", "train")
-    from sagan_deploy.training.precision import check_precision
     from sagan_deploy.training.world import joined_world
 
-    check_precision(precision, device)
     with joined_world(device) as world:
         result = _train(_Request(given), world, quiet=quiet or not world.first)
         if not world.first:
@@ -120,6 +118,7 @@ def _train(asked: _Request, world: World, *, quiet: bool) -> TrainResult:
     from sagan_deploy.training.data import open_dataset
     from sagan_deploy.training.data.dataset import without_classes
     from sagan_deploy.training.folder import check_out, has_state
+    from sagan_deploy.training.precision import check_precision
     from sagan_deploy.training.run import saved_run
     from sagan_deploy.training.run import train as run
 
@@ -132,6 +131,7 @@ def _train(asked: _Request, world: World, *, quiet: bool) -> TrainResult:
         world.on_first(lambda: check_out(asked.out, force=session["force"]))
     before = saved_run(asked.out, world) if session["resume"] else None
     chosen, initial = _chosen(asked, before)
+    check_precision(chosen.train.precision, world.device)
     source = asked.data or (before.source if before is not None else None)
     if source is None and asked.steps != 0:
         raise ConfigError(f"--data is missing: {options.DATA_HELP}")

@@ -57,7 +57,9 @@ CorruptLimit = Annotated[int, typer.Option(min=0, help="So many images that cann
 Init = Annotated[Path | None, typer.Option(help="Begin with this generator's weights and a fresh discriminator.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of weights, batches and noise. Default: 0.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; under torchrun cpu or cuda.")]
-Precision = Annotated[str, typer.Option(help="fp32; bf16 is refused where it is slower.")]
+Precision = Annotated[
+    str | None, typer.Option(help="fp32, or bf16 on GPUs with units for it. Default: fp32.", show_default=False)
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")]
 AutoResume = Annotated[
     bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else begin it.")

@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 from sagan_deploy.config import Activation
 
@@ -29,8 +29,19 @@ def normalised(layer: M, *, spectral: bool) -> M:
             nn.init.zeros_(layer.bias)
     if spectral:
         # 1e-12 only guards a division by zero; every public implementation has a value that cannot be seen.
-        spectral_norm(layer, eps=1e-12)
+        rows = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # the axis of the outputs
+        register_parametrization(layer, "weight", SpectralNorm(layer.weight, dim=rows, eps=1e-12))
     return layer
+
+
+class SpectralNorm(_SpectralNorm):
+    """torch's own, in the precision of the weight also where products are taken in bfloat16: σ is no place to round."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(weight.device.type):
+            return super().forward(weight)
+        with torch.autocast(weight.device.type, enabled=False):
+            return super().forward(weight)
 
 
 def conv(channels_in: int, channels_out: int, kernel: int, *, bias: bool, spectral: bool) -> nn.Conv2d:

@@ -23,6 +23,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         """(n, c, h, w) → (n, c, h, w)."""
         if not self.training:
             return super().forward(x)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of bfloat16 would lose what they measure
         means, variances = _everyones(x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False))
         # Var = E[Var | process] + Var[E | process]: exact, and without the cancellation of E[x²] − E[x]².
         mean = means.mean(0)

@@ -145,8 +145,8 @@ class Trainer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         r1 = self.preset.train.r1
         real = images.to(self.device, memory_format=self._format).float() / 127.5 - 1.0
-        with torch.set_grad_enabled(not self.measures.fakes_without_gradient):
-            fake = self.generator(z, fake_labels).detach()
+        with torch.set_grad_enabled(not self.measures.fakes_without_gradient), self._products():
+            fake = _wide(self.generator(z, fake_labels).detach())
         labels = labels.to(self.device) if labels is not None else None
         if changes is not None:  # of its own for real and for drawn images
             real, fake = self._changed(real, changes[:, :DRAWS]), self._changed(fake, changes[:, DRAWS:])
@@ -154,12 +154,14 @@ class Trainer:
         if self.measures.one_pass:
             # Real and fake together: faster than two passes, and one power iteration of spectral norm for both.
             both = torch.cat((labels, fake_labels)) if labels is not None and fake_labels is not None else None
-            scores = self._discriminator_pass(torch.cat((real, fake)), both)
-            real_scores, fake_scores = scores.split((len(real), len(fake)))
+            with self._products():
+                scores = _wide(self._discriminator_pass(torch.cat((real, fake)), both))
+            real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
         else:
-            real_scores = self._discriminator_pass(real, labels)
-            self._iterate(self.discriminator, False)
-            fake_scores = self._discriminator_pass(fake, fake_labels)
+            with self._products():
+                real_scores = _wide(self._discriminator_pass(real, labels))
+                self._iterate(self.discriminator, False)
+                fake_scores = _wide(self._discriminator_pass(fake, fake_labels))
         loss = discriminator_loss(real_scores, fake_scores)
         whole = loss + r1 * r1_penalty(real_scores, real) if r1 else loss
         (whole / self.preset.train.accumulation).backward()  # type: ignore[no-untyped-call]
@@ -175,10 +177,12 @@ class Trainer:
             self._iterate(self.generator, part == 0)
             rows = slice(part, None, self.preset.train.accumulation)
             with self._exchange(self._generator_pass, last):
-                fake = self._generator_pass(z[rows], _rows(labels, rows))
-                if changes is not None:
-                    fake = self._changed(fake, changes[rows, DRAWS:])
-                loss = generator_loss(self.discriminator(fake, _rows(labels, rows)))
+                with self._products():
+                    fake = _wide(self._generator_pass(z[rows], _rows(labels, rows)))
+                    if changes is not None:
+                        fake = self._changed(fake, changes[rows, DRAWS:])
+                    scores = _wide(self.discriminator(fake, _rows(labels, rows)))
+                loss = generator_loss(scores)
                 (loss / self.preset.train.accumulation).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         self.generator_optimizer.step()
@@ -210,6 +214,10 @@ class Trainer:
     def _iterate(self, network: nn.Module, wanted: bool) -> None:
         """Whether the next pass takes a power iteration: once per step and network, where its weights will move."""
         set_power_iteration(network, wanted or not self.measures.one_power_iteration)
+
+    def _products(self) -> torch.autocast:
+        """Where the networks compute: in bfloat16 if asked for, everything else stays in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.preset.train.precision == "bf16")
 
     @property
     def _format(self) -> torch.memory_format:
@@ -243,6 +251,11 @@ def _check_parts(config: TrainConfig, world: World) -> None:
 
 def _rows(values: Tensor | None, rows: slice) -> Tensor | None:
     return None if values is None else values[rows]
+
+
+def _wide(values: Tensor) -> Tensor:
+    """bfloat16 as float32; whatever has more bits stays as it is."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
