@@ -45,10 +45,10 @@ def train(
 ) -> TrainResult:
     """Train a generator on images, into ``out/generator.safetensors``.
 
-    Beside it come ``training.safetensors`` (all that `resume` needs), ``log.csv``, ``log.jsonl`` and
-    ``samples/step_….png``. A run that is interrupted or killed at any moment and resumed ends with the same weights,
-    bit for bit, as one that is not (on the CPU, with as many threads and processes). Ctrl-C finishes the step, writes
-    a checkpoint and raises `KeyboardInterrupt`; SIGTERM does the same and raises `SystemExit` with code 143.
+    Beside it: ``training.safetensors`` for `resume`, ``log.csv``, ``log.jsonl``, ``samples/step_….png``. A run that is
+    interrupted or killed at any moment and resumed ends with the same weights, bit for bit, as one that is not (on the
+    CPU, with as many threads and processes). Ctrl-C finishes the step, writes a checkpoint and raises
+    `KeyboardInterrupt`; SIGTERM does the same and raises `SystemExit` with code 143.
 
     Args:
         preset: networks and settings; the number of classes is taken from `data`.
@@ -72,9 +72,7 @@ def train(
         MissingError: there is no such device, or the package `tensorboard` is not installed.
         CheckFailed: the training diverged or a watchdog stopped it; the last good checkpoint is kept.
     """
-    _check_together(steps, minutes, resume=resume, force=force, from_step=from_step)
-    if tensorboard:
-        require("tensorboard", "tensorboard")  # before anything is replaced
+    _check_together(steps, minutes, resume=resume, force=force, from_step=from_step, tensorboard=tensorboard)
     out, world = Path(out), world or World(device=device)
     state, tensors = _read(out, from_step, world) if resume else (None, {})
     if state is not None:
@@ -91,7 +89,13 @@ def train(
 
 
 def _check_together(
-    steps: int | None, minutes: float | None, *, resume: bool, force: bool, from_step: int | None
+    steps: int | None,
+    minutes: float | None,
+    *,
+    resume: bool,
+    force: bool,
+    from_step: int | None,
+    tensorboard: bool,
 ) -> None:
     if steps is not None and minutes is not None:
         raise ConfigError("give either steps or minutes, not both")
@@ -99,6 +103,8 @@ def _check_together(
         raise ConfigError("resume continues the run in the folder and force replaces it: give one of them")
     if from_step is not None and not resume:
         raise ConfigError("from_step goes back in a run that is resumed: give resume as well")
+    if tensorboard:
+        require("tensorboard", "tensorboard")  # before anything is replaced
 
 
 def _read(out: Path, from_step: int | None, world: World) -> tuple[RunState, dict[str, torch.Tensor]]:
