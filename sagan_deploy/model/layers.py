@@ -38,9 +38,10 @@ class SpectralNorm(_SpectralNorm):
     """torch's own, in the precision of the weight also where products are taken in bfloat16: σ is no place to round."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(weight.device.type):
+        kind = weight.device.type
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
             return super().forward(weight)
-        with torch.autocast(weight.device.type, enabled=False):
+        with torch.autocast(kind, enabled=False):
             return super().forward(weight)
 
 

@@ -1,8 +1,7 @@
-"""Importing the runtime is cheap: nothing heavy, measured in a fresh process."""
+"""Importing the runtime brings nothing heavy, seen in a fresh process."""
 
 import subprocess
 import sys
-import time
 
 HEAVY = (
     "torch",
@@ -27,16 +26,6 @@ def fresh(code: str) -> str:
 def test_nothing_heavy_is_imported():
     code = f"import sys, sagan_deploy.runtime; print([m for m in {HEAVY} if m in sys.modules])"
     assert fresh(code) == "[]"
-
-
-def test_the_import_takes_less_than_a_third_of_a_second():
-    # The best of several: a busy machine makes any single one slow, and none of them fast.
-    best = float("inf")
-    for _ in range(5):
-        begin = time.perf_counter()
-        fresh("import sagan_deploy.runtime")
-        best = min(best, time.perf_counter() - begin)
-    assert best < 0.35
 
 
 def test_running_onnx_on_the_cpu_needs_no_torch_and_no_onnx(tmp_path):
