@@ -94,7 +94,7 @@ def test_pictures_enlarge_by_mouse_and_keys(opened):
     assert enlarged(page) == "picture-3-1"
     page.keyboard.press("Escape")
     assert enlarged(page) is None
-    assert page.evaluate("document.activeElement.getAttribute('href')") == "#picture-3-1"
+    page.wait_for_function("document.activeElement.getAttribute('href') === '#picture-3-1'")  # the focus comes back
     assert image.bounding_box()["width"] == small
 
 
