@@ -81,6 +81,8 @@ def test_filters(opened):
 
 
 def test_pictures_enlarge_by_mouse_and_keys(opened):
+    from playwright.sync_api import expect
+
     page = opened()
     image = page.locator("#picture-3-1 img").first
     small = image.bounding_box()["width"]
@@ -94,7 +96,7 @@ def test_pictures_enlarge_by_mouse_and_keys(opened):
     assert enlarged(page) == "picture-3-1"
     page.keyboard.press("Escape")
     assert enlarged(page) is None
-    page.wait_for_function("document.activeElement.getAttribute('href') === '#picture-3-1'")  # the focus comes back
+    expect(page.locator(":focus")).to_have_attribute("href", "#picture-3-1")  # back where it was, in a moment
     assert image.bounding_box()["width"] == small
 
 
