@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -104,10 +106,21 @@ def open_onnx(
         if isinstance(model, Path):
             line = line.replace(str(model), name)
         raise _open_error(error, line, name, device) from error
+    _give_back()
     if device is not None and session.get_providers()[0] != "CUDAExecutionProvider":
         raise MissingError(f"ONNX Runtime did not take CUDA for {name}; it offers {session.get_providers()}.")
     contract = _check_session(session, name)
     return OnnxRuntimeBackend(session, contract, device), contract
+
+
+def _give_back() -> None:
+    """Return to the system what only loading needed: glibc keeps it, as much again as the weights."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _open_error(error: Exception, line: str, name: str, device: int | None) -> Exception:
