@@ -121,16 +121,12 @@ def _distances(network: Path, data: Dataset, seed: int) -> Callable[[NDArray[np.
     real = features(data.images)
     halves = np.array_split(np.random.default_rng(seed).permutation(len(real)), 2)
     one, other = real[halves[0]], real[halves[1]]
+    frechet_real, kernel_real = frechet_distance(one, other), kernel_distance(one, other)
 
     def measure(images: NDArray[np.uint8]) -> FeatureDistances:
         drawn = features(images.transpose(0, 3, 1, 2))
-        return FeatureDistances(
-            name,
-            frechet_distance(drawn, real),
-            frechet_distance(one, other),
-            kernel_distance(drawn, real),
-            kernel_distance(one, other),
-        )
+        frechet, kernel = frechet_distance(drawn, real), kernel_distance(drawn, real)
+        return FeatureDistances(name, frechet, frechet_real, kernel, kernel_real)
 
     return measure
 
