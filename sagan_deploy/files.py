@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from io import BufferedReader
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 
 from sagan_deploy.errors import InputError
@@ -61,16 +61,15 @@ def write_bytes(path: Path, payload: bytes | memoryview) -> Path:
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            temporary = Path(stream.name)
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}. Choose another --out.") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+                temporary = Path(stream.name)
+                stream.write(payload)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -137,6 +136,25 @@ def new_folder(path: Path, *, marker: str, force: bool = False) -> Iterator[Path
         _swap(neighbour, path, force=force)
     finally:
         shutil.rmtree(neighbour, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the disk refuses in this block, or has no room for, becomes an `InputError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}. Choose another --out.") from error
+
+
+def new_file(path: Path) -> BufferedRandom:
+    """A file to fill piece by piece, each within `writing`; for a `new_folder`, which appears when all is done.
+
+    Raises:
+        InputError: it exists, or the disk refuses.
+    """
+    with writing(path):
+        return path.open("x+b")
 
 
 def refuse_existing(path: Path, *, marker: str, force: bool) -> None:

@@ -19,6 +19,7 @@ from sagan_deploy.cli import (
     import_,
     inspect,
     parity,
+    prepare,
     quickstart,
     targets,
     train,
@@ -36,8 +37,8 @@ app = typer.Typer(
 )
 
 for command in (
-    quickstart, train, evaluate, import_, export, build, parity, deploy, verify, bench, generate, inspect, doctor,
-    targets,
+    quickstart, prepare, train, evaluate, import_, export, build, parity, deploy, verify, bench, generate, inspect,
+    doctor, targets,
 ):  # fmt: skip
     command.register(app)
 

@@ -10,8 +10,8 @@ import typer
 from sagan_deploy.presets import PRESETS
 
 DATA_HELP = (
-    "robots, digits, a folder of images (a sub-folder per class), a .zip of one, an .npz file "
-    "WebDataset shards (NAME-{000..009}.tar) or huggingface:NAME@SPLIT."
+    "robots, digits, a folder of images (a sub-folder per class), a .zip of one, an .npz file, "
+    "WebDataset shards (NAME-{000..009}.tar), huggingface:NAME@SPLIT or a folder that prepare wrote."
 )
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run.")]

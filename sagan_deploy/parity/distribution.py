@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sagan_deploy.distances import frechet_distance, kernel_distance
 from sagan_deploy.errors import ConfigError
-from sagan_deploy.features import Features, features_of_file
+from sagan_deploy.features import Features, extractor_of_file
 from sagan_deploy.latents import sample_labels, sample_latents
 from sagan_deploy.parity.candidates import Draw
 from sagan_deploy.parity.cases import Pool
@@ -105,7 +105,7 @@ def open_lane(
     if count < _SMALLEST:
         raise ConfigError(f"distribution (={count}) must be at least {_SMALLEST} images")
     config = generator.config
-    name, extract = _local(config.image_channels) if features is None else features_of_file(features)
+    name, extract = _local(config.image_channels) if features is None else _of_file(features)
 
     def pool(start: int) -> Pool:
         labels = sample_labels(seed, count, config.num_classes, start=start) if config.conditional else None
@@ -132,6 +132,11 @@ def _features_of(extract: Features, draw: Draw, pool: Pool) -> NDArray[np.float6
         images = draw(pool.z[part], None if pool.labels is None else pool.labels[part])
         rows.append(extract(from_codes(images) if images.dtype == np.uint8 else images.astype(np.float64)))
     return np.concatenate(rows)
+
+
+def _of_file(path: Path) -> tuple[str, Features]:
+    extractor = extractor_of_file(path)
+    return extractor.name, extractor.features
 
 
 def _local(channels: int) -> tuple[str, Features]:

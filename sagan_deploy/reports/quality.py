@@ -81,26 +81,34 @@ def files_table(rows: Sequence[FileQuality]) -> Table:
     """One line per file: quality by the classifier, and the distance from the first file's images."""
     from rich.table import Table
 
-    real = rows[0].quality
-    table = Table(
-        title=f"{real.images} images each; the classifier is right on {real.accuracy['label']:.1%} of real images, and "
-        f"two halves of them are {real.frechet_real:.1f} apart"
-    )
-    names = ["file", "drawn by", "of their class", "classifier Fréchet", "spread", "worst class", "codes off"]
+    table = Table(title=f"{rows[0].images} images each")
+    if (real := rows[0].quality) is not None:
+        table.title = (
+            f"{real.images} images each; the classifier is right on {real.accuracy['label']:.1%} of real images, and "
+            f"two halves of them are {real.frechet_real:.1f} apart"
+        )
     if (seen := rows[0].features) is not None:
+        score = f"; class score of the real images: {seen.score_real:.4g}" if seen.score_real is not None else ""
         table.caption = (
             f"Fréchet and kernel distance in {seen.extractor}; two halves of the real images: {seen.frechet_real:.4g}, "
-            f"{seen.kernel_real:.4g}"
+            f"{seen.kernel_real:.4g}{score}"
         )
-        names += ["Fréchet", "kernel"]
-    for name in names:
+    shown = [_row(row) for row in rows]
+    for name in shown[0]:
         table.add_column(name, justify="left" if name in ("file", "drawn by") else "right")
-    for row in rows:
-        quality = row.quality
-        off = f"{row.mean_code_difference:.3f} (most {row.max_code_difference})"
-        table.add_row(
-            row.file, row.drawn_by, f"{quality.label_share:.1%}", f"{quality.frechet:.1f}", f"{quality.spread:.0%}",
-            f"{quality.least_spread:.0%}", off,
-            *((f"{row.features.frechet:.4g}", f"{row.features.kernel:.4g}") if row.features is not None else ()),
-        )  # fmt: skip
+    for cells in shown:
+        table.add_row(*cells.values())
     return table
+
+
+def _row(row: FileQuality) -> dict[str, str]:
+    cells = {"file": row.file, "drawn by": row.drawn_by}
+    if (quality := row.quality) is not None:
+        cells |= {"of their class": f"{quality.label_share:.1%}", "classifier Fréchet": f"{quality.frechet:.1f}"}
+        cells |= {"spread": f"{quality.spread:.0%}", "worst class": f"{quality.least_spread:.0%}"}
+    cells["codes off"] = f"{row.mean_code_difference:.3f} (most {row.max_code_difference})"
+    if (seen := row.features) is not None:
+        cells |= {"Fréchet": f"{seen.frechet:.4g}", "kernel": f"{seen.kernel:.4g}"}
+        if seen.score is not None:
+            cells["class score"] = f"{seen.score:.4g}"
+    return cells

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sagan_deploy.errors import ConfigError
 from sagan_deploy.model.generator import Generator
 from sagan_deploy.training.data.dataset import Dataset
-from sagan_deploy.training.quality import QualityReport, evaluate_quality, train_classifier
+from sagan_deploy.training.quality import MOST_IMAGES, QualityReport, evaluate_quality, train_classifier
 from sagan_deploy.training.quality.classifier import Classifier
 from sagan_deploy.training.samples import draw
 
@@ -25,7 +25,7 @@ class Judge:
     def __init__(self, data: Dataset, *, seed: int) -> None:
         if not data.num_classes:
             raise ConfigError(f"evaluate_every needs classes, which {data.name} has not: the classifier learns them")
-        self._data, self._seed = data, seed
+        self._data, self._seed = data.sample(MOST_IMAGES), seed
         self._classifier: Classifier | None = None
 
     def measure(self, generator: Generator) -> QualityReport:

@@ -77,7 +77,7 @@ def test_features_of_a_network_of_the_users_own_stand_beside(program, files, tmp
     [
         ("other.npz", "draws the classes dark, light, and other has light, dark"),
         ("three.npz", "draws 2 classes, and three has 3"),
-        ("bare.npz", "has no classes: quality is measured per class"),
+        ("bare.npz", "draws 2 classes, and bare has 0"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(program, files, data, message):

@@ -1,4 +1,4 @@
-"""What every source of images becomes: arrays in memory that agree with each other."""
+"""What every source of images becomes: arrays that agree with each other."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ class Dataset:
     def image_size(self) -> int:
         """Height and width in pixels; the sources make all images square."""
         return int(self.images.shape[2])
+
+    def sample(self, most: int, *, seed: int = 0) -> Dataset:
+        """All images in their order or, if there are more than `most`, so many drawn by chance."""
+        if len(self) <= most:
+            return self
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:most])
+        labels = None if self.labels is None else self.labels[rows]
+        attributes = {name: values[rows] for name, values in self.attributes.items()}
+        return replace(self, images=self.images[rows], labels=labels, attributes=attributes)
 
     def fingerprint(self) -> str:
         """A hash of shape, labels and up to 1024 evenly spaced images: enough to notice that the data changed."""

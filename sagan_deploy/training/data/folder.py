@@ -7,34 +7,30 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from sagan_deploy.errors import InputError
-from sagan_deploy.progress import Progress, silent
-from sagan_deploy.training.data.collect import Collector
+from sagan_deploy.training.data.collect import Picture, Reading, collect
 from sagan_deploy.training.data.dataset import Dataset
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def load_folder(folder: Path, image_size: int, *, corrupt_limit: int = 0, progress: Progress = silent) -> Dataset:
+def load_folder(folder: Path, how: Reading) -> Dataset:
     """Read all images below `folder`; classes are its sub-folders in alphabetical order.
 
     Every image is scaled so that its shorter side fits and cut to the square in its middle. Without sub-folders the
-    images have no labels. Everything is held in memory: n · 3 · image_size² bytes.
+    images have no labels.
 
     Raises:
-        InputError: there are no images, more than `corrupt_limit` of them cannot be decoded, or images lie both beside
-            and in sub-folders.
+        InputError: there are no images, too many of them cannot be decoded, or images lie both beside and in
+            sub-folders.
     """
     # Sorted, because the order of a directory differs between file systems and the run must not.
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    collector = Collector(folder.name, image_size, corrupt_limit)
     files = _sorted_into_classes([PurePosixPath(path) for path in found], str(folder))
-    for i, (file, label) in enumerate(files):
-        collector.add(folder / file, label, name=str(folder / file))
-        progress("read images", i + 1, len(files))
-    return collector.dataset()
+    pictures = (Picture(folder / file, label, str(folder / file)) for file, label in files)
+    return collect(folder.name, pictures, how, len(files))
 
 
-def load_zip(path: Path, image_size: int, *, corrupt_limit: int = 0, progress: Progress = silent) -> Dataset:
+def load_zip(path: Path, how: Reading) -> Dataset:
     """The same for a zip archive, which is read without being unpacked. One folder around everything is looked through.
 
     Raises:
@@ -46,11 +42,11 @@ def load_zip(path: Path, image_size: int, *, corrupt_limit: int = 0, progress: P
             members = [member for member in members if member.parts[0] != "__MACOSX"]
             around = _common_folder(members)
             files = _sorted_into_classes([member.relative_to(around) for member in members], str(path))
-            collector = Collector(path.stem, image_size, corrupt_limit)
-            for i, (file, label) in enumerate(files):
-                content = io.BytesIO(archive.read(str(around / file)))
-                collector.add(content, label, name=f"{path}/{around / file}")
-                progress("read images", i + 1, len(files))
+            pictures = (
+                Picture(io.BytesIO(archive.read(str(around / file))), label, f"{path}/{around / file}")
+                for file, label in files
+            )
+            return collect(path.stem, pictures, how, len(files))
     except (
         OSError,
         zipfile.BadZipFile,
@@ -59,7 +55,6 @@ def load_zip(path: Path, image_size: int, *, corrupt_limit: int = 0, progress: P
         NotImplementedError,
     ) as error:  # encrypted, for example
         raise InputError(f"{path} is not a whole .zip of images ({error}). Make it again.") from error
-    return collector.dataset()
 
 
 def _sorted_into_classes(files: list[PurePosixPath], place: str) -> list[tuple[PurePosixPath, str | None]]:

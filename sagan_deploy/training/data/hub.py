@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sagan_deploy.errors import InputError
 from sagan_deploy.optional import require
-from sagan_deploy.progress import Progress, silent
-from sagan_deploy.training.data.collect import Collector
+from sagan_deploy.training.data.collect import Picture, Reading, collect
 from sagan_deploy.training.data.dataset import Dataset
 
 PREFIX = "huggingface:"
 
 
-def load_hub(spec: str, image_size: int, *, corrupt_limit: int = 0, progress: Progress = silent) -> Dataset:
+def load_hub(spec: str, how: Reading) -> Dataset:
     """Read ``huggingface:NAME@SPLIT``; the split is ``train`` unless said. NAME is what `datasets.load_dataset` takes,
     or a folder that `save_to_disk` wrote.
 
@@ -32,17 +32,9 @@ def load_hub(spec: str, image_size: int, *, corrupt_limit: int = 0, progress: Pr
     if not images:
         raise InputError(f"--data {spec} has the columns {', '.join(rows.column_names)}; none of them holds images.")
     labels = [column for column, kind in rows.features.items() if isinstance(kind, library.ClassLabel)]
-    collector = Collector(name.rsplit("/", 1)[-1], image_size, corrupt_limit)
     # Undecoded: what a broken image means is decided in one place for all sources.
     rows = rows.cast_column(images[0], library.Image(decode=False)).select_columns([images[0], *labels[:1]])
-    for number, row in enumerate(rows):
-        stored = row[images[0]]
-        if stored is None:
-            raise InputError(f"--data {spec}: row {number} has no image.")
-        source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else Path(stored["path"])
-        collector.add(source, _class_of(rows, row, labels), name=f"{spec}, row {number}")
-        progress("read images", number + 1, len(rows))
-    return collector.dataset()
+    return collect(name.rsplit("/", 1)[-1], _pictures(rows, images[0], labels, spec), how, len(rows))
 
 
 def _rows(library: Any, name: str, split: str, spec: str) -> Any:
@@ -56,6 +48,15 @@ def _rows(library: Any, name: str, split: str, spec: str) -> Any:
             f"--data {spec} cannot be loaded ({first}). Expected {PREFIX}NAME or {PREFIX}NAME@SPLIT with a name that "
             "datasets.load_dataset knows, or a folder that save_to_disk wrote."
         ) from error
+
+
+def _pictures(rows: Any, image: str, labels: list[str], spec: str) -> Iterator[Picture]:
+    for number, row in enumerate(rows):
+        stored = row[image]
+        if stored is None:
+            raise InputError(f"--data {spec}: row {number} has no image.")
+        source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else Path(stored["path"])
+        yield Picture(source, _class_of(rows, row, labels), f"{spec}, row {number}")
 
 
 def _class_of(rows: Any, row: dict[str, Any], labels: list[str]) -> str | None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sagan_deploy.errors import InputError
 from sagan_deploy.optional import require
-from sagan_deploy.progress import Progress, silent
-from sagan_deploy.training.data.collect import Collector
+from sagan_deploy.training.data.collect import Picture, Reading, collect
 from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.data.folder import SUFFIXES
 
 
-def load_shards(pattern: str, image_size: int, *, corrupt_limit: int = 0, progress: Progress = silent) -> Dataset:
+def load_shards(pattern: str, how: Reading) -> Dataset:
     """Read ``shards-{000..009}.tar``: samples with an image and, unless unlabelled, its class as ``cls`` or ``txt``.
 
     Raises:
@@ -31,18 +30,18 @@ def load_shards(pattern: str, image_size: int, *, corrupt_limit: int = 0, progre
     bad = [url for url in urls if not tarfile.is_tarfile(url)]
     if bad:
         raise InputError(f"--data {pattern}: {bad[0]} is not a whole .tar archive. Make the shard again.")
-    collector = Collector(Path(urls[0]).stem, image_size, corrupt_limit)
     try:
-        for count, sample in enumerate(_samples(webdataset, urls), start=1):
-            kind = next((key for key in sample if f".{key.lower()}" in SUFFIXES), None)
-            if kind is not None:
-                collector.add(
-                    io.BytesIO(sample[kind]), _class_of(sample), name=f"{sample['__url__']}/{sample['__key__']}"
-                )
-            progress("read images", count, None)
+        return collect(Path(urls[0]).stem, _pictures(_samples(webdataset, urls)), how)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"--data {pattern} is not a whole set of shards ({error}). Make them again.") from error
-    return collector.dataset()
+
+
+def _pictures(samples: Iterable[dict[str, Any]]) -> Iterator[Picture]:
+    for sample in samples:
+        kind = next((key for key in sample if f".{key.lower()}" in SUFFIXES), None)
+        if kind is not None:
+            name = f"{sample['__url__']}/{sample['__key__']}"
+            yield Picture(io.BytesIO(sample[kind]), _class_of(sample), name)
 
 
 def _samples(webdataset: Any, urls: list[str]) -> Iterator[dict[str, Any]]:

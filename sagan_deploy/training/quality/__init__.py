@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from sagan_deploy.training.quality.classifier import Classifier, train_classifier
-from sagan_deploy.training.quality.report import ClassQuality, QualityReport, evaluate_quality
+from sagan_deploy.training.quality.report import MOST_IMAGES, ClassQuality, QualityReport, evaluate_quality
 
-__all__ = ["ClassQuality", "Classifier", "QualityReport", "evaluate_quality", "train_classifier"]
+__all__ = ["MOST_IMAGES", "ClassQuality", "Classifier", "QualityReport", "evaluate_quality", "train_classifier"]

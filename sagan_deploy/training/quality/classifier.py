@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,11 +44,11 @@ class Classifier:
     accuracy: Mapping[str, float]
 
     @torch.no_grad()
-    def predict(self, images: NDArray[np.float32], *, progress: Progress = silent) -> Prediction:
-        """Classify images [n, 3, h, w] in [−1, 1]."""
+    def predict(self, images: NDArray[Any], *, progress: Progress = silent) -> Prediction:
+        """Classify images [n, 3, h, w], float32 in [−1, 1] or uint8."""
         features, heads = [], []
         for low in range(0, len(images), 4 * _BATCH):
-            hidden = self.network.features(torch.from_numpy(images[low : low + 4 * _BATCH]))
+            hidden = self.network.features(torch.from_numpy(as_float(images[low : low + 4 * _BATCH])))
             features.append(hidden.double().numpy())
             heads.append({name: head(hidden).argmax(dim=1).numpy() for name, head in self.network.heads.items()})
             progress("classify", min(low + 4 * _BATCH, len(images)), len(images))
@@ -110,13 +111,18 @@ def train_classifier(dataset: Dataset, *, epochs: int = 4, seed: int = 0, progre
     network.eval().requires_grad_(False)
     classifier = Classifier(network, {})
     rows = order[:held]
-    prediction = classifier.predict(as_float(dataset.images[rows]))
+    prediction = classifier.predict(dataset.images[rows])
     accuracy = {name: float((prediction.heads[name] == values[rows]).mean()) for name, values in targets.items()}
     return Classifier(network, accuracy)
 
 
-def as_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """8-bit images in [−1, 1], the inverse of `sagan_deploy.images.to_uint8` but for the order of the axes."""
+def as_float(images: NDArray[Any]) -> NDArray[np.float32]:
+    """8-bit images in [−1, 1], the inverse of `sagan_deploy.images.to_uint8` but for the order of the axes.
+
+    Others are taken to be there already.
+    """
+    if images.dtype != np.uint8:
+        return images.astype(np.float32, copy=False)
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+_PART = 256
 
 
 def effective_number(kinds: NDArray[np.int64]) -> float:
@@ -12,10 +16,13 @@ def effective_number(kinds: NDArray[np.int64]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def spread(images: NDArray[np.float32]) -> float:
-    """Root mean square distance between two different images of [n, …], n ≥ 2, per pixel value.
+def spread(images: NDArray[Any]) -> float:
+    """Root mean square distance between two different images of [n, …], n ≥ 2, per pixel value in its own unit.
 
     The mean over all pairs of (a − b)² is twice the unbiased variance, so no pair has to be formed.
     """
-    variance = images.reshape(len(images), -1).astype(np.float64).var(axis=0, ddof=1)
-    return float(np.sqrt(2.0 * variance.mean()))
+    parts = [images[i : i + _PART] for i in range(0, len(images), _PART)]  # doubles of a few at a time
+    mean = sum(part.sum(axis=0, dtype=np.float64) for part in parts) / len(images)
+    squares = sum(float(np.square(part - mean).sum()) for part in parts)
+    variance = squares / ((len(images) - 1) * images[0].size)
+    return float(np.sqrt(2.0 * variance))

@@ -19,7 +19,9 @@ from sagan_deploy.training.quality.diversity import effective_number, spread
 
 # (z [n, z_dim], labels [n]) → images [n, 3, h, w] in [−1, 1] or [n, h, w, 3] uint8, as a RuntimeGenerator does.
 Generate: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[Any]]
+MOST_IMAGES = 50_000  # real ones: as many as FID is commonly measured with, and as fit into memory
 _PART = 64
+_CODES = 127.5  # 8-bit codes for each unit of an image in [−1, 1]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def evaluate_quality(
         raise ConfigError(f"images_per_class (={images_per_class}) must be at least 2: one image has no diversity")
     labels = np.repeat(np.arange(dataset.num_classes, dtype=np.int64), images_per_class)
     fake = _draw(generate, sample_latents(seed, len(labels), z_dim), labels, progress)
-    real = as_float(dataset.images)
+    real = dataset.images
     if fake.shape[1:] != real.shape[1:]:
         raise InputError(f"the generator draws images of shape {fake.shape[1:]}, the real ones have {real.shape[1:]}")
     seen_fake, seen_real = classifier.predict(fake, progress=progress), classifier.predict(real)
@@ -135,7 +137,7 @@ def _class_quality(
     fake_rows: NDArray[np.bool_],
     real_rows: NDArray[np.bool_],
     label: int,
-    images: tuple[NDArray[np.float32], NDArray[np.float32]],
+    images: tuple[NDArray[np.float32], NDArray[np.uint8]],
     seen: tuple[Prediction, Prediction],
     attributes: tuple[str, ...],
 ) -> ClassQuality:
@@ -148,7 +150,7 @@ def _class_quality(
         )
         for attribute in attributes
     }
-    real_spread = spread(images[1][real_rows]) if real_rows.sum() > 1 else 0.0
+    real_spread = spread(images[1][real_rows]) / _CODES if real_rows.sum() > 1 else 0.0
     relative = spread(images[0][fake_rows]) / real_spread if real_spread > 0 else float("nan")
     return ClassQuality(name, share, kinds, relative)
 
