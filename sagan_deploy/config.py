@@ -216,6 +216,7 @@ class TrainConfig:
     evaluate_every: int = 0  # steps between two measurements of quality, which choose best.safetensors; 0: never
     keep: int = 1  # states of so many checkpoints stay on disk, to go back to
     watch: bool = True  # stop when the discriminator is dead or the images collapse, with the last good state
+    compile: bool = False  # both networks through torch.compile: minutes at the start, faster steps with equal sums
     precision: str = "fp32"  # of products; bf16 leaves weights, spectral norm, statistics and losses in float32
 
     def __post_init__(self) -> None:
@@ -238,6 +239,10 @@ class TrainConfig:
             f"must be one of {', '.join(TRAIN_PRECISIONS)}; fp16 would need scaled losses for its short range, and "
             "exported files can be fp16 whatever the training used",
         )
+        if self.compile and self.r1:
+            raise ConfigError(
+                f"compile and r1 (={self.r1}) exclude each other: compiled networks have no second derivatives"
+            )
         unknown = sorted(set(self.augment) - set(AUGMENTATIONS))
         _check(not unknown, "augment", ",".join(self.augment), f"may list {', '.join(AUGMENTATIONS)}")
         for name in ("generator_lr", "discriminator_lr"):

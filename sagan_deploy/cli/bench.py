@@ -38,7 +38,9 @@ def bench(
     percentile: Annotated[str, typer.Option(help="More percentiles of the latency, for --json, like 95,99.9.")] = "",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every CPU engine.")] = None,
     baseline: Annotated[str | None, typer.Option(help="Part of the name that ratios are against; first row.")] = None,
-    compile_: Annotated[bool, typer.Option("--compile", help="Add torch.compile for checkpoints (minutes).")] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Add torch.compile, for checkpoints or --train (minutes).")
+    ] = False,
     train: Annotated[
         bool, typer.Option("--train", help="Time training steps instead: against the usual step, and every measure.")
     ] = False,
@@ -60,7 +62,7 @@ def bench(
     Example: sagan-deploy bench generator.safetensors bundle --batch 1,16 --threads 2
     """
     if train:
-        _bench_training(20.0 * duration, threads, json=json, quiet=quiet)
+        _bench_training(20.0 * duration, threads, compile_, json=json, quiet=quiet)
         return
     from sagan_deploy.bench import BenchOptions
 
@@ -149,15 +151,18 @@ def _share(text: str) -> float:
     return value
 
 
-def _bench_training(seconds: float, threads: int | None, *, json: bool, quiet: bool) -> None:
+def _bench_training(seconds: float, threads: int | None, compiled: bool, *, json: bool, quiet: bool) -> None:
     from sagan_deploy.optional import require
     from sagan_deploy.reports.speed import speed_table
 
     require("torch", "train")
+    from sagan_deploy.training.compiled import check_compiler
     from sagan_deploy.training.speed import measure_speed
 
+    if compiled:
+        check_compiler("cpu")
     with progress_bars(quiet=quiet) as progress:
-        report = measure_speed(seconds=seconds, threads=threads, progress=progress)
+        report = measure_speed(seconds=seconds, threads=threads, compiled=compiled, progress=progress)
     if json:
         print_json(dataclasses.asdict(report))
     else:

@@ -63,6 +63,7 @@ def train(
     seed: options.Seed = None,
     device: options.Device = "cpu",
     precision: options.Precision = None,
+    compile: options.Compile = None,  # noqa: A002 - the option is called so
     resume: options.Resume = False,
     auto_resume: options.AutoResume = False,
     from_step: options.FromStep = None,
@@ -115,6 +116,7 @@ class _Request:
 
 
 def _train(asked: _Request, world: World, *, quiet: bool) -> TrainResult:
+    from sagan_deploy.training.compiled import check_compiler
     from sagan_deploy.training.data import open_dataset
     from sagan_deploy.training.data.dataset import without_classes
     from sagan_deploy.training.folder import check_out, has_state
@@ -132,6 +134,9 @@ def _train(asked: _Request, world: World, *, quiet: bool) -> TrainResult:
     before = saved_run(asked.out, world) if session["resume"] else None
     chosen, initial = _chosen(asked, before)
     check_precision(chosen.train.precision, world.device)
+    if chosen.train.compile:
+        check_compiler(world.device)
+        say("compiling both networks: the first step takes minutes", quiet=quiet)
     source = asked.data or (before.source if before is not None else None)
     if source is None and asked.steps != 0:
         raise ConfigError(f"--data is missing: {options.DATA_HELP}")

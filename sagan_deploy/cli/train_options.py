@@ -60,6 +60,10 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; under torchrun
 Precision = Annotated[
     str | None, typer.Option(help="fp32, or bf16 on GPUs with units for it. Default: fp32.", show_default=False)
 ]
+Compile = Annotated[
+    bool | None,
+    typer.Option(help="Compile both networks (torch.compile): starts minutes later, steps are faster. For long runs."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")]
 AutoResume = Annotated[
     bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else begin it.")

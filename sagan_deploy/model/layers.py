@@ -70,6 +70,13 @@ def set_power_iteration(network: nn.Module, wanted: bool) -> None:
             module.training = wanted
 
 
+def take_power_iteration(network: nn.Module) -> None:
+    """Move all vectors on by one power iteration now, for passes that leave them alone."""
+    for module in network.modules():
+        if isinstance(module, ParametrizationList) and isinstance(module[0], _SpectralNorm):
+            module[0]._power_method(module[0]._reshape_weight_to_matrix(module.original), 1)
+
+
 @torch.no_grad()
 def largest_singular_values(network: nn.Module) -> list[float]:
     """σ = uᵀWv of every weight with spectral norm, by its vectors as they are; W is the weight before the division."""

@@ -75,6 +75,7 @@ def measure_speed(
     seconds: float = 60.0,
     threads: int | None = None,
     each: bool = True,
+    compiled: bool = False,
     progress: Progress = silent,
 ) -> SpeedReport:
     """Time training steps on the CPU: the usual one, ours, and ours without each measure, in turns.
@@ -84,6 +85,7 @@ def measure_speed(
         seconds: about how long, at least three rounds.
         threads: of PyTorch; None leaves them as they are.
         each: also without each single measure, which takes six times as long per round.
+        compiled: also all measures with both networks through torch.compile, which takes minutes at the start.
         progress: told about every round.
 
     Raises:
@@ -95,7 +97,7 @@ def measure_speed(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        steps = _contenders(preset, each)
+        steps = _contenders(preset, each, compiled)
         walls, cpus = _timed(steps, seconds, progress)
     finally:
         torch.set_num_threads(before)
@@ -103,7 +105,7 @@ def measure_speed(
     return SpeedReport(rows, len(walls), _setting(preset, threads or before))
 
 
-def _contenders(preset: Preset, each: bool) -> dict[str, Callable[[int], None]]:
+def _contenders(preset: Preset, each: bool, compiled: bool) -> dict[str, Callable[[int], None]]:
     data, config = _random_images(preset), preset.train
     usual_trainer = Trainer(preset)
     usual, batches = (
@@ -118,6 +120,9 @@ def _contenders(preset: Preset, each: bool) -> dict[str, Callable[[int], None]]:
         usual.step(number, (images.float() / 127.5 - 1.0, labels), *draws)
 
     steps = {"the usual step": usual_step, "all measures": _our_step(preset, data, Measures())}
+    if compiled:
+        with_compiler = dataclasses.replace(preset, train=dataclasses.replace(config, compile=True))
+        steps["all measures, compiled"] = _our_step(with_compiler, data, Measures())
     if each:
         for field in dataclasses.fields(Measures):
             name = f"without {field.name.replace('_', ' ')}"

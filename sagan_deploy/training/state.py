@@ -29,6 +29,7 @@ STATE_NAME = "training.safetensors"
 _HEADER_KEY = "sagan_deploy_training"
 # These may change between sessions of one run: they decide when to stop and what to write, not what is learned.
 _FREE = {
+    "compile",
     "steps",
     "log_every",
     "sample_every",

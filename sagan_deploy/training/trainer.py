@@ -11,6 +11,7 @@ but the weights.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,10 +24,11 @@ from sagan_deploy.config import TrainConfig
 from sagan_deploy.errors import ConfigError, MissingError
 from sagan_deploy.model.discriminator import Discriminator
 from sagan_deploy.model.generator import Generator
-from sagan_deploy.model.layers import set_power_iteration
+from sagan_deploy.model.layers import set_power_iteration, take_power_iteration
 from sagan_deploy.model.resampling import fold_resampling
 from sagan_deploy.presets import Preset
 from sagan_deploy.training.augment import DRAWS, augment
+from sagan_deploy.training.compiled import compile_networks
 from sagan_deploy.training.data.batches import Batches, augmentation_draws, noise
 from sagan_deploy.training.data.dataset import Dataset
 from sagan_deploy.training.ema import ExponentialMovingAverage
@@ -93,6 +95,10 @@ class Trainer:
         fold_resampling(self.discriminator, self.measures.folded_pooling)
         if self.world.size > 1:
             synchronise(self.generator)
+        for network in (self.generator, self.discriminator):
+            set_power_iteration(network, not self.measures.one_power_iteration)
+        if config.compile:
+            compile_networks(self.generator, self.discriminator)
         self._generator_pass = self._parallel(self.generator)
         self._discriminator_pass = self._parallel(self.discriminator)
 
@@ -130,8 +136,8 @@ class Trainer:
         said = []
         for part, last in self._parts():
             # In all parts but the first spectral norm stands still, and between processes only the last one averages.
-            self._iterate(self.discriminator, part == 0)
-            self._iterate(self.generator, False)
+            if part == 0:
+                self._iterate(self.discriminator)
             rows = slice(part, None, self.preset.train.accumulation)
             with self._exchange(self._discriminator_pass, last):
                 given = (images[rows], _rows(labels, rows), z[rows], _rows(fake_labels, rows), _rows(changes, rows))
@@ -160,7 +166,6 @@ class Trainer:
         else:
             with self._products():
                 real_scores = _wide(self._discriminator_pass(real, labels))
-                self._iterate(self.discriminator, False)
                 fake_scores = _wide(self._discriminator_pass(fake, fake_labels))
         loss = discriminator_loss(real_scores, fake_scores)
         whole = loss + r1 * r1_penalty(real_scores, real) if r1 else loss
@@ -173,8 +178,8 @@ class Trainer:
         self.generator_optimizer.zero_grad()
         losses = []
         for part, last in self._parts():
-            self._iterate(self.discriminator, False)
-            self._iterate(self.generator, part == 0)
+            if part == 0:
+                self._iterate(self.generator)
             rows = slice(part, None, self.preset.train.accumulation)
             with self._exchange(self._generator_pass, last):
                 with self._products():
@@ -211,9 +216,14 @@ class Trainer:
         parts = self.preset.train.accumulation
         return [(part, part == parts - 1) for part in range(parts)]
 
-    def _iterate(self, network: nn.Module, wanted: bool) -> None:
-        """Whether the next pass takes a power iteration: once per step and network, where its weights will move."""
-        set_power_iteration(network, wanted or not self.measures.one_power_iteration)
+    def _iterate(self, network: nn.Module) -> None:
+        """One power iteration per step and network, where its weights will move; else every pass takes its own.
+
+        Outside of the passes, which then change no vector: a compiled backward pass would make the old vectors anew
+        from the changed ones (PyTorch 2.13), and its gradient of σ would be wrong.
+        """
+        if self.measures.one_power_iteration:
+            take_power_iteration(network)
 
     def _products(self) -> torch.autocast:
         """Where the networks compute: in bfloat16 if asked for, everything else stays in float32."""
@@ -232,8 +242,10 @@ class Trainer:
         """The network itself, or one whose backward pass averages gradients over the processes."""
         if self.world.size == 1:
             return network
-        # Buffers are equal without a broadcast: batch norm is synchronised, spectral norm follows from the weights.
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of an argument that the oldest PyTorch allowed here needs
+            # Buffers are equal without a broadcast: batch norm is synchronised, spectral norm follows from the weights.
+            return DistributedDataParallel(network, broadcast_buffers=False)
 
     @staticmethod
     def _exchange(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
