@@ -48,6 +48,9 @@ TECHNIQUES = dataclasses.replace(
 )
 
 
+COMPILED = dataclasses.replace(PRESET, train=dataclasses.replace(PRESET.train, compile=True))
+
+
 def steps_in(dtype: torch.dtype, world: World, preset: Preset = PRESET) -> Trainer:
     """STEPS steps of a trainer whose networks compute in `dtype`, with attention switched on."""
     before = torch.get_default_dtype()
@@ -86,6 +89,12 @@ def equal_runs(out: Path, world: World) -> None:
     (out / f"result_{world.rank}.json").write_text(json.dumps([result.discriminator_loss, result.steps]))
 
 
+def compiled_run(out: Path, world: World) -> None:
+    trainer = steps_in(torch.float64, world, COMPILED)
+    if world.first:
+        save_file(tensors_of(trainer), out / "compiled.safetensors")
+
+
 def dies_once(out: Path, world: World) -> None:
     """The second process is killed in the middle of a step in its first life; torchrun starts both again."""
     lives = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
@@ -117,4 +126,6 @@ def refusals(out: Path, world: World) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined_world() as joined:
-        {"equal": equal_runs, "dies": dies_once, "refusals": refusals}[sys.argv[1]](Path(sys.argv[2]), joined)
+        {"equal": equal_runs, "compiled": compiled_run, "dies": dies_once, "refusals": refusals}[sys.argv[1]](
+            Path(sys.argv[2]), joined
+        )

@@ -19,12 +19,12 @@ from tests.training.in_world import PRESET, STEPS, TECHNIQUES, squares, steps_in
 ROOT = Path(__file__).parents[2]
 
 
-def torchrun(task, out, *options):
+def torchrun(task, out, *options, timeout=250):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "-m", "tests.training.in_world", task, str(out)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
 
@@ -63,6 +63,12 @@ def test_in_float64_two_processes_are_one(pair, alone):
 def test_so_they_are_with_techniques_that_look_at_single_images(pair):
     together = load_file(pair / "techniques.safetensors")
     assert _distance(together, tensors_of(steps_in(torch.float64, World(), TECHNIQUES))) < 1e-10
+
+
+@pytest.mark.exhaustive
+def test_so_they_are_when_compiled(alone, tmp_path):
+    torchrun("compiled", tmp_path, timeout=500)
+    assert _distance(load_file(tmp_path / "compiled.safetensors"), alone[torch.float64]) < 1e-9
 
 
 def test_in_float32_two_processes_are_one_within_its_rounding(pair, alone):
