@@ -16,7 +16,7 @@ from sagan_deploy.errors import ConfigError
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu"]
 AUGMENTATIONS = ("color", "translation", "cutout")
-TRAIN_PRECISIONS = ("fp32", "bf16")
+TRAIN_PRECISIONS = ("fp32", "bf16", "fp16")
 T = TypeVar("T")
 
 
@@ -217,7 +217,7 @@ class TrainConfig:
     keep: int = 1  # states of so many checkpoints stay on disk, to go back to
     watch: bool = True  # stop when the discriminator is dead or the images collapse, with the last good state
     compile: bool = False  # both networks through torch.compile: minutes at the start, faster steps with equal sums
-    precision: str = "fp32"  # of products; bf16 leaves weights, spectral norm, statistics and losses in float32
+    precision: str = "fp32"  # of products; bf16 and fp16 leave weights, spectral norm, statistics and losses in float32
 
     def __post_init__(self) -> None:
         for name in (
@@ -236,9 +236,13 @@ class TrainConfig:
             self.precision in TRAIN_PRECISIONS,
             "precision",
             self.precision,
-            f"must be one of {', '.join(TRAIN_PRECISIONS)}; fp16 would need scaled losses for its short range, and "
-            "exported files can be fp16 whatever the training used",
+            f"must be one of {', '.join(TRAIN_PRECISIONS)}; exported files can be of others whatever the training used",
         )
+        if self.precision == "fp16" and self.r1:
+            raise ConfigError(
+                f"precision fp16 and r1 (={self.r1}) exclude each other: the penalty is made of gradients that fp16's "
+                "range is too short for. bf16 has the range"
+            )
         if self.compile and self.r1:
             raise ConfigError(
                 f"compile and r1 (={self.r1}) exclude each other: compiled networks have no second derivatives"

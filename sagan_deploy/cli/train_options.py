@@ -58,7 +58,8 @@ Init = Annotated[Path | None, typer.Option(help="Begin with this generator's wei
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of weights, batches and noise. Default: 0.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; under torchrun cpu or cuda.")]
 Precision = Annotated[
-    str | None, typer.Option(help="fp32, or bf16 on GPUs with units for it. Default: fp32.", show_default=False)
+    str | None,
+    typer.Option(help="fp32, or bf16 or fp16 where the hardware gains by it. Default: fp32.", show_default=False),
 ]
 Compile = Annotated[
     bool | None,

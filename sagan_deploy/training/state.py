@@ -27,6 +27,7 @@ from sagan_deploy.training.trainer import Trainer
 FORMAT = "sagan-deploy/training/1"
 STATE_NAME = "training.safetensors"
 _HEADER_KEY = "sagan_deploy_training"
+_SCALING = "loss_scaling"
 # These may change between sessions of one run: they decide when to stop and what to write, not what is learned.
 _FREE = {
     "compile",
@@ -156,6 +157,11 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], *, path: Path) -> None
             network.load_state_dict(parts.pop(name))
         for name, (optimizer, network) in _optimizers(trainer).items():
             _restore_adam(optimizer, network, parts.pop(name, {}))
+        if trainer.scaler.is_enabled():
+            scaling = parts.pop(_SCALING)
+            trainer.scaler.load_state_dict(
+                trainer.scaler.state_dict() | {name: tensor.item() for name, tensor in scaling.items()}
+            )
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{path} does not fit the networks of its own header: {error}") from error
     if parts:
@@ -215,6 +221,9 @@ def _tensors(trainer: Trainer) -> dict[str, Tensor]:
         for name, parameter in network.named_parameters():
             for moment, tensor in optimizer.state.get(parameter, {}).items():
                 found[f"{part}/{name}/{moment}"] = tensor
+    if trainer.scaler.is_enabled():
+        values = trainer.scaler.state_dict()
+        found |= {f"{_SCALING}/{name}": torch.tensor(values[name]) for name in ("scale", "_growth_tracker")}
     return found
 
 

@@ -90,6 +90,8 @@ class Trainer:
         self.discriminator = self._placed(discriminator)
         self.generator_optimizer = _adam(self.generator, config.generator_lr, config, self.measures)
         self.discriminator_optimizer = _adam(self.discriminator, config.discriminator_lr, config, self.measures)
+        # fp16 ends at 6e-8, where gradients do not: losses are multiplied, and steps whose gradients overflow left out.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.ema = ExponentialMovingAverage(self.generator, config.ema_decay, foreach=self.measures.foreach_average)
         fold_resampling(self.generator, self.measures.folded_upsampling)  # not in the average, which is the reference
         fold_resampling(self.discriminator, self.measures.folded_pooling)
@@ -142,7 +144,7 @@ class Trainer:
             with self._exchange(self._discriminator_pass, last):
                 given = (images[rows], _rows(labels, rows), z[rows], _rows(fake_labels, rows), _rows(changes, rows))
                 said.append(self._discriminator_part(*given))
-        self.discriminator_optimizer.step()
+        self._move(self.discriminator_optimizer)
         losses, reals, fakes = zip(*said, strict=True)
         return _mean(losses), _mean(reals), _mean(fakes)
 
@@ -169,7 +171,7 @@ class Trainer:
                 fake_scores = _wide(self._discriminator_pass(fake, fake_labels))
         loss = discriminator_loss(real_scores, fake_scores)
         whole = loss + r1 * r1_penalty(real_scores, real) if r1 else loss
-        (whole / self.preset.train.accumulation).backward()  # type: ignore[no-untyped-call]
+        self._backward(whole)
         return loss.detach(), real_scores.detach().mean(), fake_scores.detach().mean()
 
     def _generator_step(self, z: Tensor, labels: Tensor | None, changes: Tensor | None = None) -> Tensor:
@@ -188,9 +190,9 @@ class Trainer:
                         fake = self._changed(fake, changes[rows, DRAWS:])
                     scores = _wide(self.discriminator(fake, _rows(labels, rows)))
                 loss = generator_loss(scores)
-                (loss / self.preset.train.accumulation).backward()  # type: ignore[no-untyped-call]
+                self._backward(loss)
             losses.append(loss.detach())
-        self.generator_optimizer.step()
+        self._move(self.generator_optimizer)
         self.discriminator.requires_grad_(True)
         return _mean(losses)
 
@@ -225,9 +227,17 @@ class Trainer:
         if self.measures.one_power_iteration:
             take_power_iteration(network)
 
+    def _backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss / self.preset.train.accumulation).backward()  # type: ignore[no-untyped-call]
+
+    def _move(self, optimizer: torch.optim.Optimizer) -> None:
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
     def _products(self) -> torch.autocast:
-        """Where the networks compute: in bfloat16 if asked for, everything else stays in float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.preset.train.precision == "bf16")
+        """Where the networks compute: in half precision if asked for, everything else stays in float32."""
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.preset.train.precision)
+        return torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None)
 
     @property
     def _format(self) -> torch.memory_format:
@@ -266,7 +276,7 @@ def _rows(values: Tensor | None, rows: slice) -> Tensor | None:
 
 
 def _wide(values: Tensor) -> Tensor:
-    """bfloat16 as float32; whatever has more bits stays as it is."""
+    """Half precision as float32; whatever has more bits stays as it is."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

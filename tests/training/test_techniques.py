@@ -7,16 +7,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from sagan_deploy.errors import ConfigError
+from sagan_deploy.errors import ConfigError, InputError
 from sagan_deploy.model.generator import Generator
+from sagan_deploy.training import precision
 from sagan_deploy.training.augment import DRAWS, augment
 from sagan_deploy.training.data.dataset import without_classes
 from sagan_deploy.training.losses import r1_penalty
 from sagan_deploy.training.precision import check_precision
 from sagan_deploy.training.run import train
 from sagan_deploy.training.standing import with_standing_statistics
+from sagan_deploy.training.state import restore
 from sagan_deploy.training.trainer import Trainer
 
 
@@ -132,24 +135,47 @@ def test_spectral_norm_can_be_left_out_of_each_network(tiny, squares, tmp_path):
 
 def test_precisions_that_do_not_pay_are_refused_with_a_reason(tiny, monkeypatch):
     check_precision("fp32", "cpu")
-    with pytest.raises(ConfigError, match="slower than fp32 on the CPU: 11 times"):
+    seconds = {"fp32": 0.02, "bf16": 0.22, "fp16": 0.01}
+    monkeypatch.setattr(precision, "_seconds", seconds.get)
+    with pytest.raises(ConfigError, match=r"bf16 does not pay on this CPU: a convolution takes 11\.0 times as long"):
         check_precision("bf16", "cpu")
-    with pytest.raises(ConfigError, match=r"precision \(=fp8\) must be one of fp32, bf16"):
+    check_precision("fp16", "cpu")
+    with pytest.raises(ConfigError, match=r"precision \(=fp8\) must be one of fp32, bf16, fp16"):
         _with(tiny, precision="fp8")
+    with pytest.raises(ConfigError, match=r"precision fp16 and r1 \(=1.0\) exclude each other"):
+        _with(tiny, precision="fp16", r1=1.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    with pytest.raises(ConfigError, match="no faster on Tesla T4"):
+    with pytest.raises(ConfigError, match=r"no faster on Tesla T4.*8\.0\. Take fp16"):
         check_precision("bf16", "cuda")
+    check_precision("fp16", "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    for name in ("bf16", "fp16"):
+        with pytest.raises(ConfigError, match="Train in fp32"):
+            check_precision(name, "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     check_precision("bf16", "cuda:1")
 
 
-@pytest.mark.parametrize("case", ["plain", "r1 and augment", "unconditional"])
-def test_bf16_rounds_products_and_nothing_that_is_kept(tiny, squares, case, monkeypatch):
+def test_what_is_timed_is_a_convolution_in_that_precision(monkeypatch):
+    seen, original = [], torch.nn.functional.conv2d
+
+    def conv2d(x, weight, **options):
+        seen.append((x.dtype, weight.dtype))
+        return original(x, weight, **options)
+
+    monkeypatch.setattr(precision.F, "conv2d", conv2d)
+    assert precision._seconds("bf16") > 0
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
+
+
+@pytest.mark.parametrize("case", ["plain", "r1 and augment", "unconditional", "fp16"])
+def test_half_precision_rounds_products_and_nothing_that_is_kept(tiny, squares, case, monkeypatch):
     # On the CPU, where it is slow and right: what a GPU will be asked for.
     changes = {"r1": 2.0, "augment": ("color",)} if case == "r1 and augment" else {}
-    presets = {name: _with(tiny, precision=name, **changes) for name in ("fp32", "bf16")}
+    kind, dtype, bits = ("fp16", torch.float16, 11) if case == "fp16" else ("bf16", torch.bfloat16, 8)
+    presets = {name: _with(tiny, precision=name, **changes) for name in ("fp32", kind)}
     if case == "unconditional":
         squares, presets = without_classes(squares), {name: preset.with_classes(0) for name, preset in presets.items()}
     rounding, original = set(), _SpectralNorm.forward
@@ -161,27 +187,62 @@ def test_bf16_rounds_products_and_nothing_that_is_kept(tiny, squares, case, monk
     monkeypatch.setattr(_SpectralNorm, "forward", forward)
     trainers = {name: Trainer(preset) for name, preset in presets.items()}
     dtypes, inputs = set(), set()
-    half = trainers["bf16"]
+    half = trainers[kind]
     for network in (half.generator, half.discriminator):
         for module in network.modules():
             if isinstance(module, torch.nn.Conv2d):
                 module.register_forward_hook(lambda _, args, out: dtypes.add(out.dtype))
     half.discriminator.register_forward_pre_hook(lambda _, args: inputs.add(args[0].dtype))
+    if kind == "fp16":  # the first steps find the scale, and leave the weights alone meanwhile
+        half.scaler.load_state_dict(half.scaler.state_dict() | {"scale": 256.0})
     losses = {name: trainer.step(0, trainer.batches(squares)) for name, trainer in trainers.items()}
-    assert (dtypes, inputs, rounding) == ({torch.bfloat16}, {torch.float32}, {False})
+    assert (dtypes, inputs, rounding) == ({dtype}, {torch.float32}, {False})
     for name in ("discriminator", "generator", "real_score", "fake_score"):
-        ours, exact = (getattr(losses[key], name) for key in ("bf16", "fp32"))
+        ours, exact = (getattr(losses[key], name) for key in (kind, "fp32"))
         assert ours.dtype == torch.float32
-        # Scores are sums of terms up to 5, of which bfloat16 keeps 8 bits.
-        assert 0 < abs(float(ours) - float(exact)) < 5 * 2**-8 * 2
+        # Scores are sums of terms up to 5, of which bfloat16 keeps 8 bits and float16 11.
+        assert 0 < abs(float(ours) - float(exact)) < 5 * 2**-bits * 2
     for name in ("generator", "discriminator"):
-        ours, exact = (getattr(trainers[key], name).state_dict() for key in ("bf16", "fp32"))
+        ours, exact = (getattr(trainers[key], name).state_dict() for key in (kind, "fp32"))
         assert {tensor.dtype for tensor in ours.values()} <= {torch.float32, torch.int64}
         for key in ours:
             if key.endswith(("._u", "._v")):  # σ saw the same weights: no product of it was rounded
                 assert torch.equal(ours[key], exact[key]), key
             elif key.endswith("running_mean"):
                 torch.testing.assert_close(ours[key], exact[key], rtol=0, atol=0.01)
+
+
+def test_losses_are_scaled_for_fp16_and_a_step_that_overflows_is_left_out(tiny, squares):
+    trainer, plain = Trainer(_with(tiny, precision="fp16")), Trainer(tiny)
+    batches = trainer.batches(squares)
+    found = []
+    trainer.discriminator.linear.register_full_backward_hook(lambda _, inputs, out: found.append(out[0]))
+    trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 256.0})
+    trainer.step(0, batches)
+    scaled = found[0].abs().max()
+    plain.discriminator.linear.register_full_backward_hook(lambda _, inputs, out: found.append(out[0]))
+    plain.step(0, batches)
+    assert float(scaled / found[-2].abs().max()) == pytest.approx(256, rel=0.05)  # of the discriminator's step
+    before = [parameter.clone() for parameter in trainer.generator.parameters()]
+    trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 2.0**40})
+    trainer.step(1, batches)
+    assert trainer.scaler.get_scale() == 2.0**38  # halved for each network
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.generator.parameters(), strict=True))
+
+
+def test_an_fp16_run_resumes_bit_for_bit_with_its_scale(tiny, squares, tmp_path):
+    preset = _with(tiny, precision="fp16", lr_decay_from=1.0)
+    train(preset, squares, tmp_path / "whole", steps=6)
+    train(preset, squares, tmp_path / "parts", steps=3)
+    state = load_file(tmp_path / "parts/training.safetensors")
+    assert float(state["loss_scaling/scale"]) > 1
+    train(preset, squares, tmp_path / "parts", steps=6, resume=True)
+    whole, parts = (load_file(tmp_path / name / "training.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert int(whole["loss_scaling/_growth_tracker"]) > 6 or float(whole["loss_scaling/scale"]) < 2**16
+    trainer = Trainer(preset)
+    with pytest.raises(InputError, match="does not fit"):
+        restore(trainer, {name: tensor for name, tensor in whole.items() if "scaling" not in name}, path=tmp_path)
 
 
 def test_unknown_augmentations_are_refused(tiny):
