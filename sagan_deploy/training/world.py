@@ -7,7 +7,10 @@ networks: the largest preset has 81 million weights in both, 0.3 GB, so dividing
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +18,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from sagan_deploy.errors import ConfigError, InputError, MissingError, SaganDeployError
 
@@ -124,8 +129,33 @@ def joined_world(device: str = "cpu") -> Iterator[World]:
             raise MissingError(f"process {local} of this machine has no GPU ({there} here): lower --nproc-per-node")
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
-    dist.init_process_group("nccl" if device != "cpu" else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    meeting = of_this_life(store, rank, size)
+    dist.init_process_group("nccl" if device != "cpu" else "gloo", store=meeting, rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), size, device)
     finally:
         dist.destroy_process_group()
+
+
+def of_this_life(store: Store, rank: int, size: int) -> Store:
+    """A part of `store` that only the `size` processes use that live now. Returns when all of them have come.
+
+    ``torchrun`` (PyTorch 2.13) keeps one store over all restarts, and processes that find the addresses of their dead
+    predecessors in it call them in vain. Its number of restarts does not tell lives apart: every machine counts its
+    own. So each process writes a fresh word, and those who read the same words are of one life.
+
+    Raises:
+        MissingError: a process did not come within the store's timeout.
+    """
+    store.set(f"word/{rank}", secrets.token_hex(16))
+    patience = store.timeout  # type: ignore[attr-defined]  # the stubs lack it
+    until = time.monotonic() + patience.total_seconds()
+    while time.monotonic() < until:
+        words = [store.get(f"word/{other}") for other in range(size)]
+        meeting = PrefixStore(f"life/{hashlib.sha256(b''.join(words)).hexdigest()}", store)
+        meeting.set(f"came/{rank}", "")
+        if meeting.check([f"came/{other}" for other in range(size)]):
+            return meeting
+        time.sleep(0.05)  # a word was still that of a predecessor
+    raise MissingError(f"process {rank} of {size} met no others within {patience}: look at what they said")

@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from sagan_deploy.errors import ConfigError, MissingError
-from sagan_deploy.training.world import World, joined_world
+from sagan_deploy.training.world import World, joined_world, of_this_life
 from tests.training.in_world import PRESET, STEPS, TECHNIQUES, squares, steps_in, tensors_of, train
 
 ROOT = Path(__file__).parents[2]
@@ -98,12 +102,34 @@ def test_one_process_writes_for_both_and_either_number_can_go_on(pair, tmp_path)
 
 
 def test_a_killed_process_is_started_again_and_the_run_ends_bit_for_bit_the_same(pair, tmp_path):
-    # On a busy machine a process may call the other one before it listens again; that is a restart of its own.
-    torchrun("dies", tmp_path, "--max-restarts", "10", "--monitor-interval", "0.2")
+    torchrun("dies", tmp_path, "--max-restarts", "1", "--monitor-interval", "0.2")
     assert min(int((tmp_path / f"lives_{rank}").read_text()) for rank in (0, 1)) >= 1
     killed, whole = (load_file(place / "training.safetensors") for place in (tmp_path / "killed", pair / "whole"))
     assert set(killed) == set(whole)
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
+
+
+def test_processes_of_one_life_meet_however_late_and_whatever_their_predecessors_left():
+    store = dist.HashStore()
+    store.set_timeout(timedelta(seconds=5))
+    for _ in range(3):
+        late = 0.3 if store.num_keys() else 0.0  # the first finds only the word of the dead second
+        with ThreadPoolExecutor(2) as pool:
+            early = pool.submit(of_this_life, store, 0, 2)
+            time.sleep(late)
+            met = [early, pool.submit(of_this_life, store, 1, 2)]
+        first, second = (meeting.result(timeout=5) for meeting in met)
+        assert not first.check(["address"])
+        first.set("address", "here")
+        assert second.get("address") == b"here"
+
+
+def test_a_process_that_nobody_meets_says_so():
+    store = dist.HashStore()
+    store.set("word/1", "dead")
+    store.set_timeout(timedelta(seconds=0.2))
+    with pytest.raises(MissingError, match=r"process 0 of 2 met no others within 0:00:00\.2"):
+        of_this_life(store, 0, 2)
 
 
 def test_an_error_of_one_process_ends_them_all(tmp_path):
