@@ -1,0 +1,79 @@
+"""What ONNX Runtime draws with CUDA, held against the training form in float64 on the CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sagan_deploy.export import export_generator
+from sagan_deploy.model.inference import InferenceOptions
+from sagan_deploy.quantisation import quantised
+from sagan_deploy.runtime import load
+from sagan_deploy.verify import default_limits, image_errors
+from tests.generators import CONFIGS, TINY, tiny_checkpoint
+from tests.gpu.plans import float64_images
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _with_cuda(_gpu):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("the installed onnxruntime has no CUDA")
+
+
+def onnx_of(checkpoint, folder, **options):
+    path = folder / "generator.onnx"
+    path.write_bytes(export_generator(checkpoint, InferenceOptions(**options)).payload)
+    return path
+
+
+def check(path, checkpoint, config, precision, count=8):
+    with load(path, backend="onnxruntime", device="cuda") as generator:
+        assert generator.backend_name == "onnxruntime-cuda"
+        z, labels = generator.sample_inputs(count, seed=3)
+        images = generator(z, labels)
+    rel_l2, max_abs = image_errors(images, float64_images(checkpoint, z, labels))
+    limits = default_limits(config, precision)
+    assert rel_l2.max() <= limits.rel_l2
+    return max_abs.max(), limits.max_abs
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_an_onnx_file_against_float64(tmp_path, name, precision):
+    checkpoint = tiny_checkpoint(CONFIGS[name])
+    found, limit = check(onnx_of(checkpoint, tmp_path, precision=precision), checkpoint, CONFIGS[name], precision)
+    if not (name.startswith("biggan") and precision != "fp32"):  # so steep that single pixels miss on the CPU as well
+        assert found <= limit
+
+
+@pytest.mark.parametrize("attention", ["fused", "decomposed"])
+def test_both_forms_of_attention(tmp_path, attention):
+    checkpoint = tiny_checkpoint()
+    found, limit = check(onnx_of(checkpoint, tmp_path, precision="fp16", attention=attention), checkpoint, TINY, "fp16")
+    assert found <= limit
+
+
+def test_eight_bit_images(tmp_path):
+    checkpoint = tiny_checkpoint()
+    with load(onnx_of(checkpoint, tmp_path, output="uint8"), backend="onnxruntime", device="cuda") as generator:
+        z, labels = generator.sample_inputs(8)
+        images = generator(z, labels)
+    assert images.dtype == np.uint8
+    assert np.abs(images - (float64_images(checkpoint, z, labels).transpose(0, 2, 3, 1) * 127.5 + 127.5)).max() <= 1
+
+
+def test_the_gpu_is_found_by_a_process_that_imported_nothing_else(tmp_path):
+    """CUDA's libraries come with PyTorch or from packages of their own; nobody else may have loaded them before."""
+    path = onnx_of(tiny_checkpoint(), tmp_path)
+    code = (
+        "import sys; from sagan_deploy.runtime import load; "
+        f"g = load({str(path)!r}, device='cuda'); print(g.backend_name, g.sample(2).shape, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "onnxruntime-cuda (2, 3, 16, 16) False\n", done.stderr
