@@ -44,6 +44,7 @@ def bench(
     train: Annotated[
         bool, typer.Option("--train", help="Time training steps instead: against the usual step, and every measure.")
     ] = False,
+    device: Annotated[str, typer.Option(help="With --train: cpu, cuda, cuda:1 ...")] = "cpu",
     memory: Annotated[bool, typer.Option("--memory", help="Peak memory too, each in a process of its own.")] = False,
     target: Annotated[str, typer.Option(help="Predict lower bounds for GPUs, like rtx-4090,l4.")] = "",
     save: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
@@ -62,7 +63,7 @@ def bench(
     Example: sagan-deploy bench generator.safetensors bundle --batch 1,16 --threads 2
     """
     if train:
-        _bench_training(20.0 * duration, threads, compile_, json=json, quiet=quiet)
+        _bench_training(20.0 * duration, threads, compile_, device, json=json, quiet=quiet)
         return
     from sagan_deploy.bench import BenchOptions
 
@@ -151,7 +152,9 @@ def _share(text: str) -> float:
     return value
 
 
-def _bench_training(seconds: float, threads: int | None, compiled: bool, *, json: bool, quiet: bool) -> None:
+def _bench_training(
+    seconds: float, threads: int | None, compiled: bool, device: str, *, json: bool, quiet: bool
+) -> None:
     from sagan_deploy.optional import require
     from sagan_deploy.reports.speed import speed_table
 
@@ -160,9 +163,9 @@ def _bench_training(seconds: float, threads: int | None, compiled: bool, *, json
     from sagan_deploy.training.speed import measure_speed
 
     if compiled:
-        check_compiler("cpu")
+        check_compiler(device)
     with progress_bars(quiet=quiet) as progress:
-        report = measure_speed(seconds=seconds, threads=threads, compiled=compiled, progress=progress)
+        report = measure_speed(seconds=seconds, threads=threads, compiled=compiled, device=device, progress=progress)
     if json:
         print_json(dataclasses.asdict(report))
     else:

@@ -39,7 +39,8 @@ class SpectralNorm(_SpectralNorm):
 
     def forward(self, weight: Tensor) -> Tensor:
         kind = weight.device.type
-        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        # (`torch.amp.is_autocast_available` would say it for every device, but up to PyTorch 2.11 cannot be compiled.)
+        if kind == "meta" or not torch.is_autocast_enabled(kind):
             return super().forward(weight)
         with torch.autocast(kind, enabled=False):
             return super().forward(weight)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
+import logging
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +17,8 @@ from numpy.typing import NDArray
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.optional import require
 from sagan_deploy.runtime.contract import METADATA_PREFIX, Contract, contract_of_metadata
+
+log = logging.getLogger(__name__)
 
 # ONNX Runtime has no limit of its own; parts of this size keep the memory of a large request bounded.
 MAX_BATCH = 64
@@ -65,7 +70,18 @@ def load_onnxruntime(device: int | None) -> Any:
             "the installed onnxruntime has no CUDA provider. Replace it: "
             "pip uninstall onnxruntime; pip install 'sagan-deploy[onnxruntime-gpu]'"
         )
+    if device is not None:
+        _load_cuda(ort)
     return ort
+
+
+@functools.cache
+def _load_cuda(ort: Any) -> None:
+    """Load the CUDA libraries that pip installed: they lie where the provider, which needs them, does not look."""
+    if hasattr(ort, "preload_dlls"):  # from 1.21 on
+        with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints what it misses; a session says it better
+            ort.preload_dlls()
+        log.debug("ONNX Runtime's preload_dlls: %s", said.getvalue().strip() or "done")
 
 
 def open_onnx(

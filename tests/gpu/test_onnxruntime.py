@@ -10,7 +10,6 @@ import pytest
 
 from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
-from sagan_deploy.quantisation import quantised
 from sagan_deploy.runtime import load
 from sagan_deploy.verify import default_limits, image_errors
 from tests.generators import CONFIGS, TINY, tiny_checkpoint

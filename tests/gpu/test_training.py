@@ -44,16 +44,17 @@ def _wide(preset, device):
 
 
 def _check_same_steps(ours, theirs, data):
+    """Images and noise are float32, and a GPU divides float32 by a constant as it multiplies by the inverse: 6e-8."""
     batches = theirs.batches(data)
     for number in range(3):
         one, other = ours.step(number, batches), theirs.step(number, batches)
         for name in ("discriminator", "generator", "real_score", "fake_score"):
-            assert float(getattr(one, name)) == pytest.approx(float(getattr(other, name)), rel=1e-8)
+            assert float(getattr(one, name)) == pytest.approx(float(getattr(other, name)), rel=1e-6)
     for name in ("generator", "discriminator"):
         expected = getattr(theirs, name).state_dict()
         for key, value in getattr(ours, name).state_dict().items():
             # What precedes a batch norm has no gradient but rounding, which Adam makes visible.
-            torch.testing.assert_close(value.cpu(), expected[key].cpu(), rtol=1e-6, atol=1e-8, msg=lambda m, k=key: k + m)
+            torch.testing.assert_close(value.cpu(), expected[key].cpu(), rtol=1e-5, atol=1e-6, msg=key)
 
 
 def test_a_step_is_that_of_the_cpu(tiny, squares):
