@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from sagan_deploy.bundle.bundle import is_bundle
 from sagan_deploy.config import GeneratorConfig
+from sagan_deploy.errors import MissingError
 from sagan_deploy.files import read_bytes, write_bytes
 from sagan_deploy.filetypes import detect
 from sagan_deploy.latents import sample_labels, sample_latents
@@ -19,15 +20,28 @@ from sagan_deploy.optional import require
 from sagan_deploy.progress import Progress
 from sagan_deploy.runtime import load
 
+if TYPE_CHECKING:
+    from sagan_deploy.export import Form
+    from sagan_deploy.model.inference.options import Precision
+
 Run = Callable[[np.ndarray, np.ndarray | None], object]
-Kind = Literal["eager", "channels-last", "compile", "runtime", "openvino"]
+Kind = Literal["eager", "channels-last", "half", "compile", "compile-half", "runtime", "openvino"]
+
+_PYTORCH: dict[str, str] = {
+    "eager": "PyTorch eager",
+    "channels-last": "PyTorch eager, channels last",
+    "half": "PyTorch eager, channels last, fp16",
+    "compile": "torch.compile",
+    "compile-half": "torch.compile, channels last, fp16",
+}
 
 
 @dataclass(frozen=True)
 class Contender:
     """One way to draw images: `kind` says with what, `file` from what. `onnx` is the graph that it runs, if any.
 
-    `label` and `form` are for people: the file that was named, and what was made of it.
+    `device` is where; None leaves it to the runtime. `label` and `form` are for people: the file that was named, and
+    what was made of it.
     """
 
     label: str
@@ -35,23 +49,23 @@ class Contender:
     file: Path
     onnx: Path | None = None
     form: str = ""
+    device: str | None = None
 
     def open(self, threads: int | None, stack: contextlib.ExitStack) -> tuple[str, Run]:
         """The name with the engine that was chosen, and the function to call; `stack` closes it."""
         if self.kind == "openvino":
             return self._name("OpenVINO"), _openvino(self.file, threads)
         if self.kind == "runtime":
-            generator = stack.enter_context(load(self.file, threads=threads))
+            generator = stack.enter_context(load(self.file, device=self.device, threads=threads))
             return self._name(generator.backend_name), generator
-        engine = {"eager": "PyTorch eager", "channels-last": "PyTorch eager, channels last"}
-        return self._name(engine.get(self.kind, "torch.compile")), _torch(self.file, self.kind, threads)
+        return self._name(_PYTORCH[self.kind]), _torch(self.file, self.kind, threads, self.device or "cpu")
 
     def _name(self, engine: str) -> str:
         return f"{self.label} ({self.form}, {engine})" if self.form else f"{self.label} ({engine})"
 
 
 def contenders_of(
-    file: Path, scratch: Path, *, compiled: bool, progress: Progress
+    file: Path, scratch: Path, *, compiled: bool, progress: Progress, device: str | None = None
 ) -> tuple[GeneratorConfig, list[Contender]]:
     """The contenders of a file: several for a checkpoint, one for anything else.
 
@@ -60,31 +74,49 @@ def contenders_of(
         scratch: the exports of a checkpoint are written beside it, under names that begin with its own.
         compiled: with torch.compile.
         progress: told about the exports.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None is the CPU for a checkpoint, and otherwise the best that runs.
 
     Raises:
         InputError, MissingError: the file cannot be read here.
     """
     if is_bundle(file) or detect(file) != "checkpoint":
-        with load(file) as generator:
+        with load(file, device=device) as generator:
             config = generator.config
         onnx = file if not is_bundle(file) and detect(file) == "onnx" else None
-        found = [Contender(str(file), "runtime", file, onnx)]
-        if onnx is not None and _has_openvino():
+        found = [Contender(str(file), "runtime", file, onnx, device=device)]
+        if onnx is not None and device in (None, "cpu") and _has_openvino():
             found.append(Contender(str(file), "openvino", file, onnx))
         return config, found
     from sagan_deploy.checkpoints.native import load_checkpoint
     from sagan_deploy.export import export_generator
+    from sagan_deploy.model.inference import InferenceOptions
 
     checkpoint = load_checkpoint(file)
-    kinds: list[Kind] = ["eager", "channels-last", *(["compile"] if compiled else [])]  # type: ignore[list-item]
-    found = [Contender(str(file), kind, file) for kind in kinds]
-    for form, name in (("training", "plain export"), ("inference", "inference form")):
-        path = scratch.with_name(f"{scratch.name}-{form}.onnx")
-        write_bytes(path, export_generator(checkpoint, form=form, progress=progress).payload)  # type: ignore[arg-type]
-        found.append(Contender(str(file), "runtime", path, path, name))
-        if _has_openvino():
+    device = device or "cpu"
+    found = [Contender(str(file), kind, file, device=device) for kind in _kinds(device, compiled)]
+    for form, precision, name in _exports(device):
+        path = scratch.with_name(f"{scratch.name}-{form}-{precision}.onnx")
+        options = InferenceOptions(precision)
+        write_bytes(path, export_generator(checkpoint, options, form=form, progress=progress).payload)
+        found.append(Contender(str(file), "runtime", path, path, name, device))
+        if device == "cpu" and _has_openvino():
             found.append(Contender(str(file), "openvino", path, path, name))
     return checkpoint.config, found
+
+
+def _kinds(device: str, compiled: bool) -> tuple[Kind, ...]:
+    """PyTorch's ways; in half precision only where that is what one would take."""
+    if device == "cpu":
+        return ("eager", "channels-last", "compile") if compiled else ("eager", "channels-last")
+    return ("eager", "channels-last", "half", *(("compile", "compile-half") if compiled else ()))  # type: ignore[return-value]
+
+
+def _exports(device: str) -> list[tuple[Form, Precision, str]]:
+    found: list[tuple[Form, Precision, str]] = [
+        ("training", "fp32", "plain export"),
+        ("inference", "fp32", "inference form"),
+    ]
+    return found if device == "cpu" else [*found, ("inference", "fp16", "inference form, fp16")]
 
 
 def batch_of(config: GeneratorConfig, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -93,7 +125,7 @@ def batch_of(config: GeneratorConfig, batch: int, seed: int) -> tuple[np.ndarray
     return sample_latents(seed, batch, config.z_dim), labels
 
 
-def _torch(file: Path, kind: Kind, threads: int | None) -> Run:
+def _torch(file: Path, kind: Kind, threads: int | None, device: str) -> Run:
     import torch
 
     from sagan_deploy.checkpoints.native import load_checkpoint
@@ -101,16 +133,24 @@ def _torch(file: Path, kind: Kind, threads: int | None) -> Run:
 
     if threads is not None:
         torch.set_num_threads(threads)
-    module: Callable[..., object] = baked(load_checkpoint(file).generator())
-    if kind == "channels-last":
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[attr-defined]
-    if kind == "compile":
-        module = torch.compile(module)
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise MissingError(f"this PyTorch cannot compute on {device}: {str(error).splitlines()[0]}") from error
+    half = kind in ("half", "compile-half")
+    network = baked(load_checkpoint(file).generator()).to(device, torch.float16 if half else torch.float32)
+    if half or kind == "channels-last":
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Ten bits are not what the other float32 contenders compute with.
+    torch.backends.cudnn.allow_tf32 = False
+    module: Callable[..., torch.Tensor] = torch.compile(network) if kind.startswith("compile") else network
 
     def run(z: np.ndarray, labels: np.ndarray | None) -> object:
+        # From arrays to arrays, as all engines here; on the CPU the copies are none.
+        latents = torch.from_numpy(z).to(device, torch.float16 if half else torch.float32)
+        given = (latents,) if labels is None else (latents, torch.from_numpy(labels).to(device))
         with torch.inference_mode():
-            given = (torch.from_numpy(z),) if labels is None else (torch.from_numpy(z), torch.from_numpy(labels))
-            return module(*given)
+            return module(*given).float().cpu()
 
     return run
 

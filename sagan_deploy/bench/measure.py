@@ -19,6 +19,8 @@ from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.errors import ConfigError, InputError, MissingError
 from sagan_deploy.files import read_bytes
 from sagan_deploy.progress import Progress, silent
+from sagan_deploy.runtime import cuda
+from sagan_deploy.runtime.loading import devices_of
 
 _TURN = 0.1  # seconds
 
@@ -43,15 +45,18 @@ def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progres
     Raises:
         InputError: a file is of another kind, or its generator takes other inputs than the first one's.
         MissingError: nothing could run here.
-        ConfigError: no contender has the baseline's name, or a target has no published peaks.
+        ConfigError: no contender has the baseline's name, a target has no published peaks, or no such device.
     """
     options = options or BenchOptions()
+    gpu = options.device is not None and devices_of(options.device)[1] is not None
+    if gpu and options.memory:
+        raise ConfigError("memory is that of processes, not of GPUs: leave it out with a device that is one")
     peaks = {name: gpu_peak(name) for name in options.targets}
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         opened, not_run, config = _open_all([Path(file) for file in files], options, scratch, stack, progress)
         baseline = _baseline(list(opened), options.baseline)
-        peak = _peak(options.threads)
+        peak = None if gpu else _peak(options.threads)
         rows: list[Row] = []
         for done, batch in enumerate(options.batches):
             progress("bench", done, len(options.batches))
@@ -65,7 +70,9 @@ def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progres
             if each.contender.onnx is not None
             for batch in options.batches
         ]
-    return BenchReport(tuple(rows), not_run, describe(options.threads, peak), baseline, tuple(predictions))
+    return BenchReport(
+        tuple(rows), not_run, describe(options.threads, peak) | _gpu_name(options.device), baseline, tuple(predictions)
+    )
 
 
 def _open_all(
@@ -76,14 +83,20 @@ def _open_all(
     configs: list[GeneratorConfig] = []
     for number, file in enumerate(files):
         try:
-            config, found = contenders_of(file, scratch / str(number), compiled=options.compile, progress=progress)
+            config, found = contenders_of(
+                file, scratch / str(number), compiled=options.compile, progress=progress, device=options.device
+            )
         except MissingError as error:
             not_run[str(file)] = str(error)
             continue
         configs.append(config)
         for contender in found:
-            name, run = contender.open(options.threads, stack)
-            opened[name] = _Opened(contender, run)
+            try:
+                name, run = contender.open(options.threads, stack)
+            except MissingError as error:
+                not_run[f"{contender.label} ({contender.form or contender.kind})"] = str(error)
+            else:
+                opened[name] = _Opened(contender, run)
     if not opened:
         raise MissingError("; ".join(f"{name}: {reason}" for name, reason in not_run.items()))
     _check_same_interface(configs)
@@ -178,6 +191,11 @@ def _predicted(onnx: Path | None, name: str, batch: int, target: str, peak: Peak
     memory = (2 * cost.weights + cost.io_bytes) / peak.bytes  # two bytes per weight in float16
     limit = "arithmetic" if arithmetic >= memory else "memory"
     return Prediction(name, target, batch, max(arithmetic, memory) * 1e3, limit)
+
+
+def _gpu_name(device: str | None) -> dict[str, str]:
+    number = None if device is None else devices_of(device)[1]
+    return {} if number is None else {"gpu": cuda.device_name(number)}
 
 
 def _peak(threads: int | None) -> Peak | None:

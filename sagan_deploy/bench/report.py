@@ -77,6 +77,7 @@ class BenchOptions:
         iterations: at least so many rounds, however long they take.
         threads: of every CPU engine; None leaves it to each.
         compile: add torch.compile for checkpoints.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None is the CPU for checkpoints, for others what runs best.
         percentiles: of the latency, besides the 50th, 90th and 99th.
         baseline: part of the name of the contender that ratios are against; None is the first one.
         memory: measure peak memory, in a process per contender.
@@ -95,6 +96,7 @@ class BenchOptions:
     baseline: str | None = None
     memory: bool = False
     targets: tuple[str, ...] = ()
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:

@@ -44,7 +44,10 @@ def bench(
     train: Annotated[
         bool, typer.Option("--train", help="Time training steps instead: against the usual step, and every measure.")
     ] = False,
-    device: Annotated[str, typer.Option(help="With --train: cpu, cuda, cuda:1 ...")] = "cpu",
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1 ...; default: cpu, but the best for ONNX files, plans and bundles."),
+    ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="Peak memory too, each in a process of its own.")] = False,
     target: Annotated[str, typer.Option(help="Predict lower bounds for GPUs, like rtx-4090,l4.")] = "",
     save: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
@@ -63,7 +66,7 @@ def bench(
     Example: sagan-deploy bench generator.safetensors bundle --batch 1,16 --threads 2
     """
     if train:
-        _bench_training(20.0 * duration, threads, compile_, device, json=json, quiet=quiet)
+        _bench_training(20.0 * duration, threads, compile_, device or "cpu", json=json, quiet=quiet)
         return
     from sagan_deploy.bench import BenchOptions
 
@@ -81,6 +84,7 @@ def bench(
         baseline=baseline,
         memory=memory,
         targets=tuple(target.split(",")) if target else (),
+        device=device,
     )
     _measure(files, options, save, page, compare, _share(max_regression), force=force, json=json, quiet=quiet)
 

@@ -72,6 +72,9 @@ def parity(
     save_baseline: _SaveBaseline = None,
     against_baseline: _AgainstBaseline = None,
     max_regression: _MaxRegression = 0.1,
+    device: Annotated[
+        str | None, typer.Option(help="cuda or cuda:1: ONNX files run there as they are; default: emulated on the CPU.")
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first file that fails.")] = False,
     list_rules: Annotated[
         bool, typer.Option("--list-rules", callback=_list_rules, is_eager=True, help="Print the ids of all rules.")
@@ -104,9 +107,9 @@ def parity(
         raise ConfigError("--features is for --distribution; name how many images to compare, like --distribution 256")
     chosen = load_policy(policy) if policy is not None else Policy()
     options: dict[str, Any] = {"seed": seed, "count": count, "fail_fast": fail_fast, "keep_images": report is not None}
-    options |= {"distribution": distribution, "features": features}
+    options |= {"distribution": distribution, "features": features, "device": device}
     again = {"--seed": seed, "--count": count, "--policy": policy, "--report": report}
-    again |= {"--distribution": distribution or None, "--features": features}
+    again |= {"--distribution": distribution or None, "--features": features, "--device": device}
     with progress_bars(quiet=quiet) as progress:
         found = judge(load_checkpoint(checkpoint), files, chosen, progress=progress, **options)
     found = dataclasses.replace(found, command=_command(checkpoint, files, again))

@@ -51,6 +51,7 @@ class Candidate:
     artifact: Artifact | None = field(default=None, repr=False)  # the manifest's entry of a plan
     float32_parts: tuple[str, ...] = ()  # of mixed precision
     images_type: str = ""  # declared by an ONNX file; what emulates half precision gives out float32 whatever it says
+    device: str | None = None  # the GPU that runs it; None: the first one for plans, for ONNX files the CPU
 
     @property
     def sha256(self) -> str:
@@ -79,6 +80,8 @@ class Candidate:
         """What runs it, in words."""
         if self.kind == "plan":
             return "TensorRT on the GPU"
+        if self.device is not None:
+            return f"ONNX Runtime on {self.device}"
         if self.precision == "fp32":
             return "ONNX Runtime on the CPU"
         if self.quantisation:
@@ -177,17 +180,22 @@ def opened(candidate: Candidate) -> Iterator[Draw]:
         InputError: its engine refuses it.
     """
     if candidate.kind == "plan":
-        with _load_plan(candidate.path) as generator:
+        with _load_plan(candidate.path, candidate.device) as generator:
+            yield generator
+    elif candidate.device is not None:
+        from sagan_deploy.runtime import load
+
+        with load(candidate.path, backend="onnxruntime", device=candidate.device) as generator:
             yield generator
     else:
         yield _open_session(candidate)
 
 
-def _load_plan(path: Path) -> RuntimeGenerator:
+def _load_plan(path: Path, device: str | None) -> RuntimeGenerator:
     from sagan_deploy.runtime import load
 
     try:
-        return load(path, backend="tensorrt")
+        return load(path, backend="tensorrt", device=device)
     except CorruptError:
         raise
     except InputError as error:

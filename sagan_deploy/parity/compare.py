@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from sagan_deploy.parity.reference import REFERENCE, draw_float64
 from sagan_deploy.parity.report import Leg, ParityReport
 from sagan_deploy.parity.yardstick import draw_in
 from sagan_deploy.progress import Progress, silent
+from sagan_deploy.runtime.loading import devices_of
 
 if TYPE_CHECKING:
     from sagan_deploy.model.generator import Generator
@@ -39,6 +41,7 @@ def judge(
     keep_images: bool = False,
     distribution: int = 0,
     features: Path | None = None,
+    device: str | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
     """Hold exported files against the checkpoint that they came from.
@@ -57,14 +60,19 @@ def judge(
             row, and for leg i ``images.i`` in the order of its image table.
         distribution: over how many latents distributions are compared as well; 0 leaves it out.
         features: an ONNX feature extractor for that, as in `distribution.open_lane`.
+        device: ``cuda`` or ``cuda:1`` has ONNX files drawn by ONNX Runtime on that GPU as they are, instead of on the
+            CPU with their rounding emulated. A file that it cannot run is reported as not run.
         progress: told about every leg.
 
     Raises:
         InputError: a file is corrupt or of another kind.
+        ConfigError: there is no such kind of device.
         MissingError: PyTorch is not installed.
     """
     start, config = time.perf_counter(), checkpoint.config
-    candidates = [candidate for path in files for candidate in open_candidates(path)]
+    gpu = devices_of(device)[1] if device is not None else None
+    on = None if gpu is None else f"cuda:{gpu}"
+    candidates = [dataclasses.replace(candidate, device=on) for path in files for candidate in open_candidates(path)]
     pool, cases = make_cases(config, seed=seed, count=default_count(config) if count is None else count)
     if any(candidate.z_type == "float16" for candidate in candidates):
         pool = pool.rounded_to_half()

@@ -188,8 +188,8 @@ def _explained(leg: Leg, candidate: Candidate, trial: Trial, drawn: Sequence[Dra
 
 
 def _batch_limit(candidate: Candidate, limits: Mapping[str, Limit]) -> Limit:
-    """A plan may run other kernels for other batches, which round in other places: as far apart as two files."""
-    if candidate.kind == "onnx":
+    """A GPU may run other kernels for other batches, which round in other places: as far apart as two files."""
+    if candidate.kind == "onnx" and candidate.device is None:
         return limits["tensor.between_batches"]
     return Limit(limits["tensor.rel_l2"].value, "tensor.rel_l2: kernels of other batches may round in other places")
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import logging
+import re
 import sys
 import threading
 from pathlib import Path
@@ -144,6 +145,11 @@ def _open_error(error: Exception, line: str, name: str, device: int | None) -> E
     if kind in ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoModel"):
         return InputError(f"{name} is no ONNX model that ONNX Runtime can read ({line}). Export it again.")
     if device is not None:
+        if lacking := re.search(r"Provider type for (\w+)", line):  # its own words are of its source code
+            return MissingError(
+                f"ONNX Runtime has no CUDA kernel of {lacking[1]} for the types in {name}, which bf16 models meet: "
+                "export fp16 or fp32 for it; TensorRT runs bf16."
+            )
         return MissingError(f"ONNX Runtime cannot run {name} on CUDA device {device}: {line}")
     if kind == "NotImplemented":
         return MissingError(f"ONNX Runtime cannot run {name} on the CPU: {line}")
