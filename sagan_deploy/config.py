@@ -217,6 +217,7 @@ class TrainConfig:
     keep: int = 1  # states of so many checkpoints stay on disk, to go back to
     watch: bool = True  # stop when the discriminator is dead or the images collapse, with the last good state
     compile: bool = False  # both networks through torch.compile: minutes at the start, faster steps with equal sums
+    deterministic: bool = True  # on GPUs, convolutions whose sums have one order: resumed runs end bit for bit alike
     precision: str = "fp32"  # of products; bf16 and fp16 leave weights, spectral norm, statistics and losses in float32
 
     def __post_init__(self) -> None:

@@ -9,13 +9,15 @@ import pytest
 
 from sagan_deploy.bench import BenchOptions, BenchReport, Prediction, Row, bench, compare, read_report
 from sagan_deploy.bench import measure as module
-from sagan_deploy.bench.contenders import Contender
+from sagan_deploy.bench.contenders import Contender, contenders_of
 from sagan_deploy.bench.machine import GPUS, Peak
 from sagan_deploy.bench.memory import peak_bytes
 from sagan_deploy.bench.report import report_json
 from sagan_deploy.checkpoints.native import save_checkpoint
-from sagan_deploy.errors import ConfigError, InputError
+from sagan_deploy.errors import ConfigError, InputError, MissingError
+from sagan_deploy.progress import silent
 from sagan_deploy.reports.html import bench_page
+from sagan_deploy.runtime import cuda
 from tests.generators import CONFIGS, TINY, tiny_checkpoint
 from tests.tiny_models import CONFIG, tiny_onnx
 
@@ -38,6 +40,31 @@ def test_a_checkpoint_brings_pytorch_the_plain_export_and_the_inference_form(tmp
         assert 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
         assert row.images_per_second == pytest.approx(row.batch / row.p50_ms * 1e3)
     assert [row.speedup for row in report.rows if row.name == report.baseline] == [1.0, 1.0]
+
+
+def test_on_a_gpu_half_precision_takes_part_and_the_cpus_engines_do_not(tmp_path):
+    path = save_checkpoint(tmp_path / "g.safetensors", tiny_checkpoint())
+    _, found = contenders_of(path, tmp_path / "x", compiled=True, progress=silent, device="cuda:1")
+    assert [contender.kind for contender in found[:5]] == ["eager", "channels-last", "half", "compile", "compile-half"]
+    assert [(contender.kind, contender.form) for contender in found[5:]] == [
+        ("runtime", "plain export"),
+        ("runtime", "inference form"),
+        ("runtime", "inference form, fp16"),
+    ]
+    assert {contender.device for contender in found} == {"cuda:1"}
+    assert found[-1].file.stat().st_size < 0.7 * found[-2].file.stat().st_size
+
+
+def test_what_cannot_run_on_a_device_is_named_and_nothing_else_runs_instead(tmp_path):
+    if cuda.device_count():
+        pytest.skip("there is a GPU here")
+    path = save_checkpoint(tmp_path / "g.safetensors", tiny_checkpoint())
+    with pytest.raises(MissingError, match=r"\(half\): this PyTorch cannot .*\(plain export\): .* no CUDA provider"):
+        bench([path], dataclasses.replace(QUICK, device="cuda"))
+    with pytest.raises(ConfigError, match="must be cpu, cuda or cuda:N"):
+        bench([path], dataclasses.replace(QUICK, device="gpu"))
+    with pytest.raises(ConfigError, match="memory"):
+        bench([path], dataclasses.replace(QUICK, device="cuda", memory=True))
 
 
 def test_ratios_and_latencies_are_those_of_the_contenders(monkeypatch):

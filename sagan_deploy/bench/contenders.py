@@ -106,9 +106,11 @@ def contenders_of(
 
 def _kinds(device: str, compiled: bool) -> tuple[Kind, ...]:
     """PyTorch's ways; in half precision only where that is what one would take."""
-    if device == "cpu":
-        return ("eager", "channels-last", "compile") if compiled else ("eager", "channels-last")
-    return ("eager", "channels-last", "half", *(("compile", "compile-half") if compiled else ()))  # type: ignore[return-value]
+    eager: tuple[Kind, ...] = ("eager", "channels-last")
+    after: tuple[Kind, ...] = ("compile",)
+    if device != "cpu":
+        eager, after = (*eager, "half"), (*after, "compile-half")
+    return (*eager, *after) if compiled else eager
 
 
 def _exports(device: str) -> list[tuple[Form, Precision, str]]:

@@ -108,7 +108,7 @@ def parity(
     chosen = load_policy(policy) if policy is not None else Policy()
     options: dict[str, Any] = {"seed": seed, "count": count, "fail_fast": fail_fast, "keep_images": report is not None}
     options |= {"distribution": distribution, "features": features, "device": device}
-    again = {"--seed": seed, "--count": count, "--policy": policy, "--report": report}
+    again: dict[str, object] = {"--seed": seed, "--count": count, "--policy": policy, "--report": report}
     again |= {"--distribution": distribution or None, "--features": features, "--device": device}
     with progress_bars(quiet=quiet) as progress:
         found = judge(load_checkpoint(checkpoint), files, chosen, progress=progress, **options)

@@ -64,6 +64,7 @@ def train(
     device: options.Device = "cpu",
     precision: options.Precision = None,
     compile: options.Compile = None,  # noqa: A002 - the option is called so
+    deterministic: options.Deterministic = None,
     resume: options.Resume = False,
     auto_resume: options.AutoResume = False,
     from_step: options.FromStep = None,

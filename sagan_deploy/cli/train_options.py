@@ -65,6 +65,10 @@ Compile = Annotated[
     bool | None,
     typer.Option(help="Compile both networks (torch.compile): starts minutes later, steps are faster. For long runs."),
 ]
+Deterministic = Annotated[
+    bool | None,
+    typer.Option(help="On GPUs: sums in one order, so that a resumed run ends bit for bit as another. Default: yes."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")]
 AutoResume = Annotated[
     bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else begin it.")

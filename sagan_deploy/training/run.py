@@ -46,9 +46,10 @@ def train(
     """Train a generator on images, into ``out/generator.safetensors``.
 
     Beside it: ``training.safetensors`` for `resume`, ``log.csv``, ``log.jsonl``, ``samples/step_….png``. A run that is
-    interrupted or killed at any moment and resumed ends with the same weights, bit for bit, as one that is not (on the
-    CPU, with as many threads and processes). Ctrl-C finishes the step, writes a checkpoint and raises
-    `KeyboardInterrupt`; SIGTERM does the same and raises `SystemExit` with code 143.
+    interrupted or killed at any moment and resumed ends with the same weights, bit for bit, as one that is not (with as
+    many processes and threads on the same machine; on a GPU not with `compile`, nor where the preset says that it need
+    not be `deterministic`). Ctrl-C finishes the step, writes a checkpoint and raises `KeyboardInterrupt`; SIGTERM does
+    the same and raises `SystemExit` with code 143.
 
     Args:
         preset: networks and settings; the number of classes is taken from `data`.
@@ -84,7 +85,7 @@ def train(
         if initial is not None:
             session.begin_with(initial)
         world.on_first(lambda: clear(out, force=force))
-    with _flush_denormals():
+    with _arithmetic(session.trainer.preset.train.deterministic):
         return session.finish(progress)
 
 
@@ -172,10 +173,15 @@ def saved_run(out: Path, world: World | None = None) -> RunState:
 
 
 @contextlib.contextmanager
-def _flush_denormals() -> Iterator[None]:
+def _arithmetic(deterministic: bool) -> Iterator[None]:
+    """How numbers are computed while a run lasts; afterwards it is the caller's affair again."""
+    before = torch.backends.cudnn.deterministic
     # Numbers below 1e-38 change no picture, but make some CPUs a hundred times slower when they turn up.
     torch.set_flush_denormal(True)
+    # Otherwise cuDNN adds up the gradients of kernels in the order in which threads happen to finish.
+    torch.backends.cudnn.deterministic = deterministic
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
+        torch.backends.cudnn.deterministic = before

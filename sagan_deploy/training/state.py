@@ -31,6 +31,7 @@ _SCALING = "loss_scaling"
 # These may change between sessions of one run: they decide when to stop and what to write, not what is learned.
 _FREE = {
     "compile",
+    "deterministic",
     "steps",
     "log_every",
     "sample_every",

@@ -13,6 +13,7 @@ from sagan_deploy.checkpoints.native import save_checkpoint
 from sagan_deploy.errors import MissingError
 from sagan_deploy.export import export_generator
 from sagan_deploy.model.inference import InferenceOptions
+from sagan_deploy.parity.compare import judge
 from sagan_deploy.runtime import load
 from sagan_deploy.verify import default_limits, image_errors
 from tests.generators import CONFIGS, TINY, tiny_checkpoint

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from sagan_deploy.bundle.bundle import CorruptError
-from sagan_deploy.errors import InputError, MissingError
+from sagan_deploy.errors import ConfigError, InputError, MissingError
 from sagan_deploy.model.inference import InferenceOptions
 from sagan_deploy.parity import compare, legs
 from sagan_deploy.parity.candidates import Candidate, open_candidates, opened
@@ -102,6 +102,29 @@ def test_a_plan_that_does_not_fit_is_not_run_and_a_damaged_one_is_an_error(
         return
     leg = judge(checkpoint, [tmp_path / "g.plan"], count=1).legs[-1]
     assert (leg.status, leg.reason) == ("not_run", str(error))
+
+
+def test_with_a_device_files_are_drawn_there_as_they_are(checkpoint, exported, tmp_path, monkeypatch):
+    from sagan_deploy.runtime import load
+
+    asked, path = [], tmp_path / "g.onnx"
+
+    def on_the_cpu(path, *, backend, device):
+        asked.append((path, backend, device))
+        return load(path, backend=backend, device="cpu")
+
+    path.write_bytes(exported["fp16"])
+    monkeypatch.setattr("sagan_deploy.runtime.load", on_the_cpu)
+    leg = judge(checkpoint, [path], count=2, device="cuda:1").legs[-1]
+    assert asked == [(path, "onnxruntime", "cuda:1")]
+    assert (leg.status, leg.how) == ("passed", "ONNX Runtime on cuda:1")
+    between = next(gate for gate in leg.gates if gate.rule == "tensor.between_batches")
+    limit = next(gate for gate in leg.gates if gate.rule == "tensor.rel_l2").limit
+    assert between.limit == limit  # a GPU takes other kernels for other batches
+    assert judge(checkpoint, [path], count=2, device="cpu").legs[-1].how.startswith("true fp16 rounding")
+    assert len(asked) == 1
+    with pytest.raises(ConfigError, match="device"):
+        judge(checkpoint, [path], device="gpu")
 
 
 def test_half_precision_is_rounded_and_not_what_onnx_runtime_computes_by_itself(exported, tmp_path):

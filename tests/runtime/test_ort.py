@@ -4,11 +4,12 @@ import threading
 import time
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.latents import sample_latents
-from sagan_deploy.runtime import load
+from sagan_deploy.runtime import load, ort
 from sagan_deploy.runtime.ort import open_onnx
 from tests.tiny_models import CONFIG, NAMES, UNCONDITIONAL, expected_codes, expected_images, tiny_metadata, tiny_onnx
 
@@ -152,3 +153,41 @@ def test_a_failing_run_is_one_line():
     with pytest.raises(MissingError, match="ONNX Runtime failed on a batch of 2") as caught:
         backend.run(np.zeros((2, 9), np.float32), np.zeros(2, np.int64))
     assert "\n" not in str(caught.value)
+
+
+class Module:
+    def __init__(self, **names):
+        vars(self).update(names)
+
+
+def test_libraries_of_cuda_are_loaded_before_the_provider_and_nothing_is_printed(monkeypatch, capsys):
+    calls = []
+
+    def preload_dlls():
+        calls.append("preload")
+        print("Failed to load libcudnn.so.9")  # as it does
+
+    there = Module(get_available_providers=lambda: ["CUDAExecutionProvider"], preload_dlls=preload_dlls)
+    monkeypatch.setattr(ort, "require", lambda module, extra: there)
+    ort.load_onnxruntime(None)
+    assert calls == []
+    assert ort.load_onnxruntime(0) is there
+    assert ort.load_onnxruntime(1) is there
+    assert calls == ["preload"]
+    assert capsys.readouterr() == ("", "")
+    old = Module(get_available_providers=lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort, "require", lambda module, extra: old)
+    assert ort.load_onnxruntime(0) is old
+
+
+def test_a_kernel_that_cuda_lacks_is_named_with_what_to_do(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError(
+            "[ONNXRuntimeError] : 1 : FAIL : transformer_memcpy.cc:253 !node_provider_type.empty() was false. "
+            "Provider type for Resize node with name 'up' is not set."
+        )
+
+    monkeypatch.setattr(ort, "load_onnxruntime", lambda device: onnxruntime)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(MissingError, match=r"no CUDA kernel of Resize for the types in m\.onnx.*export fp16 or fp32"):
+        open_onnx(tiny_onnx(), "m.onnx", device=0)

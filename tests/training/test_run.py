@@ -359,3 +359,19 @@ def test_contradicting_lengths_are_refused(tiny, squares, tmp_path):
     with pytest.raises(ConfigError, match="either steps or minutes"):
         train(tiny, squares, tmp_path / "run", steps=2, minutes=1.0)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_sums_in_one_order_are_asked_for_while_a_run_lasts(tiny, squares, tmp_path, monkeypatch, wanted):
+    seen = []
+    original = Session.finish
+    monkeypatch.setattr(
+        Session,
+        "finish",
+        lambda self, progress: (seen.append(torch.backends.cudnn.deterministic), original(self, progress))[1],
+    )
+    before = torch.backends.cudnn.deterministic
+    wish = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, deterministic=wanted))
+    train(wish, squares, tmp_path / "run", steps=1)
+    assert seen == [wanted]
+    assert torch.backends.cudnn.deterministic == before
