@@ -39,7 +39,7 @@ class SpectralNorm(_SpectralNorm):
 
     def forward(self, weight: Tensor) -> Tensor:
         kind = weight.device.type
-        # (`torch.amp.is_autocast_available` would say it for every device, but up to PyTorch 2.11 cannot be compiled.)
+        # (`torch.amp.is_autocast_available` would say it for every device, but PyTorch 2.11 cannot compile it.)
         if kind == "meta" or not torch.is_autocast_enabled(kind):
             return super().forward(weight)
         with torch.autocast(kind, enabled=False):

@@ -125,7 +125,10 @@ def open_onnx(
         raise _open_error(error, line, name, device) from error
     _give_back()
     if device is not None and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise MissingError(f"ONNX Runtime did not take CUDA for {name}; it offers {session.get_providers()}.")
+        raise MissingError(
+            f"ONNX Runtime did not take CUDA for {name}; it offers {session.get_providers()}. Where CUDA's libraries are "
+            "not installed: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
     contract = _check_session(session, name)
     return OnnxRuntimeBackend(session, contract, device), contract
 
