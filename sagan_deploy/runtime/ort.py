@@ -126,8 +126,8 @@ def open_onnx(
     _give_back()
     if device is not None and session.get_providers()[0] != "CUDAExecutionProvider":
         raise MissingError(
-            f"ONNX Runtime did not take CUDA for {name}; it offers {session.get_providers()}. Where CUDA's libraries are "
-            "not installed: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            f"ONNX Runtime did not take CUDA for {name}; it offers {session.get_providers()}. Where the libraries of "
+            "CUDA are not installed: pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
     contract = _check_session(session, name)
     return OnnxRuntimeBackend(session, contract, device), contract

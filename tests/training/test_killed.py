@@ -46,6 +46,13 @@ def longer(preset):
 
 def _killed(out, resume, after):
     """Kill -9 so many seconds after the first step of a session; the number of steps that it had told."""
+    code, told = _signalled(out, resume, after, signal.SIGKILL)
+    assert code in (-signal.SIGKILL, 0)
+    return told
+
+
+def _signalled(out, resume, after, number):
+    """Send a signal so many seconds after the first step of a session; its exit code and the steps that it told."""
     command = [sys.executable, "-c", PROGRAM, str(out), "resume" if resume else "new"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -54,10 +61,9 @@ def _killed(out, resume, after):
         first = process.stdout.readline()
         assert first, process.stderr.read()
         time.sleep(after)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(number)
         told, _ = process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGKILL, 0)
-    return int(([first, *told.split()])[-1])
+    return process.returncode, int([first, *told.split()][-1])
 
 
 def test_a_run_killed_again_and_again_ends_bit_for_bit_like_one_that_was_not(tmp_path):
@@ -195,15 +201,10 @@ def test_a_watchdog_stops_the_run_and_the_last_good_state_goes_on_without_it(tin
     assert train(blind, squares, tmp_path / "run", resume=True).steps == 8
 
 
-def test_a_terminated_run_writes_its_state(tiny, squares, tmp_path):
-    def progress(task, completed, total):
-        if completed == 5:
-            signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(SystemExit) as ended:
-        train(tiny, squares, tmp_path / "run", progress=progress)
-    assert ended.value.code == 143
-    assert saved_run(tmp_path / "run").step == 5
+def test_a_terminated_run_finishes_its_step_and_writes_its_state(tmp_path):
+    code, told = _signalled(tmp_path / "run", False, 0.0, signal.SIGTERM)
+    assert (code, told < STEPS) == (143, True)
+    assert saved_run(tmp_path / "run").step == told
 
 
 def test_training_on_from_a_generator(tiny, squares, tmp_path):
