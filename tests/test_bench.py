@@ -17,7 +17,7 @@ from sagan_deploy.checkpoints.native import save_checkpoint
 from sagan_deploy.errors import ConfigError, InputError, MissingError
 from sagan_deploy.progress import silent
 from sagan_deploy.reports.html import bench_page
-from sagan_deploy.runtime import cuda
+from sagan_deploy.runtime import cuda, ort
 from tests.generators import CONFIGS, TINY, tiny_checkpoint
 from tests.tiny_models import CONFIG, tiny_onnx
 
@@ -65,6 +65,25 @@ def test_what_cannot_run_on_a_device_is_named_and_nothing_else_runs_instead(tmp_
         bench([path], dataclasses.replace(QUICK, device="gpu"))
     with pytest.raises(ConfigError, match="memory"):
         bench([path], dataclasses.replace(QUICK, device="cuda", memory=True))
+
+
+def test_the_processors_peak_judges_no_gpu(tmp_path, monkeypatch):
+    path = tmp_path / "g.onnx"
+    path.write_bytes(tiny_onnx())
+    monkeypatch.setattr(module, "measured_peak", lambda threads: Peak(1e11, 1e10))
+    assert bench([path], QUICK).rows[0].attainable > 0
+    monkeypatch.setattr(ort.OnnxRuntimeBackend, "__init__", _with_name_of_cuda(ort.OnnxRuntimeBackend.__init__))
+    row = bench([path], QUICK).rows[0]
+    assert "onnxruntime-cuda" in row.name
+    assert (row.attainable, row.gflops) == (None, None)
+
+
+def _with_name_of_cuda(original):
+    def init(self, *arguments):
+        original(self, *arguments)
+        self.name = "onnxruntime-cuda"
+
+    return init
 
 
 def test_ratios_and_latencies_are_those_of_the_contenders(monkeypatch):

@@ -58,7 +58,7 @@ class Contender:
         if self.kind == "runtime":
             generator = stack.enter_context(load(self.file, device=self.device, threads=threads))
             return self._name(generator.backend_name), generator
-        return self._name(_PYTORCH[self.kind]), _torch(self.file, self.kind, threads, self.device or "cpu")
+        return self._name(_PYTORCH[self.kind]), _torch(self.file, self.kind, threads, self.device or "cpu", stack)
 
     def _name(self, engine: str) -> str:
         return f"{self.label} ({self.form}, {engine})" if self.form else f"{self.label} ({engine})"
@@ -127,7 +127,7 @@ def batch_of(config: GeneratorConfig, batch: int, seed: int) -> tuple[np.ndarray
     return sample_latents(seed, batch, config.z_dim), labels
 
 
-def _torch(file: Path, kind: Kind, threads: int | None, device: str) -> Run:
+def _torch(file: Path, kind: Kind, threads: int | None, device: str, stack: contextlib.ExitStack) -> Run:
     import torch
 
     from sagan_deploy.checkpoints.native import load_checkpoint
@@ -144,6 +144,7 @@ def _torch(file: Path, kind: Kind, threads: int | None, device: str) -> Run:
     if half or kind == "channels-last":
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Ten bits are not what the other float32 contenders compute with.
+    stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
     torch.backends.cudnn.allow_tf32 = False
     module: Callable[..., torch.Tensor] = torch.compile(network) if kind.startswith("compile") else network
 

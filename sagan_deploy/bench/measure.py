@@ -19,7 +19,7 @@ from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.errors import ConfigError, InputError, MissingError
 from sagan_deploy.files import read_bytes
 from sagan_deploy.progress import Progress, silent
-from sagan_deploy.runtime import cuda
+from sagan_deploy.runtime import RuntimeGenerator, cuda
 from sagan_deploy.runtime.loading import devices_of
 
 _TURN = 0.1  # seconds
@@ -29,6 +29,13 @@ _TURN = 0.1  # seconds
 class _Opened:
     contender: Contender
     run: Run
+
+    @property
+    def on_the_cpu(self) -> bool:
+        """Whether the processor computes, and not only gives orders."""
+        if isinstance(self.run, RuntimeGenerator):
+            return self.run.backend_name == "onnxruntime-cpu"
+        return self.contender.device in (None, "cpu")
 
 
 def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progress: Progress = silent) -> BenchReport:
@@ -61,7 +68,7 @@ def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progres
         for done, batch in enumerate(options.batches):
             progress("bench", done, len(options.batches))
             measured = measure({name: each.run for name, each in opened.items()}, config, batch, options, baseline)
-            rows += [_with_facts(row, opened[row.name].contender, config, options, peak) for row in measured]
+            rows += [_with_facts(row, opened[row.name], config, options, peak) for row in measured]
         progress("bench", len(options.batches), len(options.batches))
         predictions = [
             _predicted(each.contender.onnx, name, batch, target, peaks[target])
@@ -162,17 +169,16 @@ def _row(name: str, batch: int, wall: np.ndarray, cpu: np.ndarray, ratios: np.nd
     )
 
 
-def _with_facts(
-    row: Row, contender: Contender, config: GeneratorConfig, options: BenchOptions, peak: Peak | None
-) -> Row:
+def _with_facts(row: Row, opened: _Opened, config: GeneratorConfig, options: BenchOptions, peak: Peak | None) -> Row:
     """The row with size on disk, peak memory and the share of the attainable, as far as they can be had."""
+    contender = opened.contender
     facts: dict[str, float | None] = {}
     if contender.file.is_file():
         facts["file_mb"] = contender.file.stat().st_size / 1e6
     if options.memory:
         weighed = peak_bytes(contender, config, row.batch, options.threads)
         facts["peak_mb"] = None if weighed is None else weighed / 1e6
-    if contender.onnx is not None and peak is not None:
+    if contender.onnx is not None and peak is not None and opened.on_the_cpu:
         from exporters.cost import model_cost
 
         cost = model_cost(read_bytes(contender.onnx), row.batch)
