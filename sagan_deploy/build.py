@@ -85,7 +85,8 @@ def build_plan(
 
     Raises:
         InputError: the file is no ONNX model, or its metadata is damaged.
-        ConfigError: batches that contradict each other, or inputs that no batch size describes.
+        ConfigError: batches that contradict each other, inputs that no batch size describes, or profiles for a model
+            without free sizes.
         ExportersError: as `exporters.tensorrt.builder.build_engine`.
     """
     from exporters.quantise import check_quantised_plan
@@ -93,6 +94,7 @@ def build_plan(
 
     ranges = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
     job = _prepare(Path(onnx_path), targets, flavour, ranges, workspace_bytes)
+    _check_taken(profiles, job.spec, onnx_path)
     spec = dataclasses.replace(job.spec, timing_cache=timing_cache, weights=weights)
     result = build_engine(job.backend, job.payload, spec, progress)
     manifest = None
@@ -111,7 +113,10 @@ def check_plan(
     *,
     targets: Sequence[str] = ("all-rtx",),
     flavour: str = "auto",
-    profiles: Sequence[BatchRange | Profile] = ((1, 8, 64),),
+    min_batch: int = 1,
+    opt_batch: int | None = None,
+    max_batch: int = 64,
+    profiles: Sequence[BatchRange | Profile] = (),
     weights: Weights = "fixed",
 ) -> tuple[CheckedModel, str]:
     """A dry run: all that `build_plan` checks before it builds, and the TensorRT that checked it. Nothing is built.
@@ -120,7 +125,9 @@ def check_plan(
     """
     from exporters.tensorrt.builder import check_engine
 
-    job = _prepare(Path(onnx_path), targets, flavour, profiles, None)
+    ranges = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
+    job = _prepare(Path(onnx_path), targets, flavour, ranges, None)
+    _check_taken(profiles, job.spec, onnx_path)
     spec = dataclasses.replace(job.spec, weights=weights)
     return check_engine(job.backend, job.payload, spec), job.backend.product
 
@@ -228,6 +235,15 @@ def _spec(
         precision=cast('Literal["fp16", "bf16", "fp32"] | None', precision),
         fused_attention=fused,
     )
+
+
+def _check_taken(profiles: Sequence[BatchRange | Profile], spec: EngineSpec, path: Path | str) -> None:
+    """Who asks for a profile believes in free sizes; a model without any would quietly be built for its own."""
+    if profiles and not spec.profiles:
+        raise ConfigError(
+            f"{path} has no free sizes, so a plan of it takes only the sizes that it has: leave the profile out, or "
+            "export it with a free batch"
+        )
 
 
 def _profile(free: Sequence[OnnxTensor], wanted: BatchRange | Profile, path: Path) -> Profile:

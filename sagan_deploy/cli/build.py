@@ -83,7 +83,7 @@ def build(
 
     Example: sagan-deploy build generator.fp16.onnx --out generator.plan --target rtx-4090,rtx-5090
     """
-    from sagan_deploy.build import build_plan, check_plan, smallest_best_largest, write_plan
+    from sagan_deploy.build import build_plan, check_plan, write_plan
     from sagan_deploy.files import refuse_existing_file, write_bytes
 
     if onnx.is_dir():
@@ -92,9 +92,10 @@ def build(
     targets = (target or ("local" if flavour == "tensorrt" else "all-rtx"),)
     weights = _weights(refit, strip)
     profiles = _profiles(profile or [], (min_shapes or [], opt_shapes or [], max_shapes or []))
-    profiles = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
+    asked: dict[str, Any] = {"targets": targets, "flavour": flavour, "profiles": profiles, "weights": weights}
+    asked |= {"min_batch": min_batch, "opt_batch": opt_batch, "max_batch": max_batch}
     if dry_run:
-        checked = check_plan(onnx, targets=targets, flavour=flavour, profiles=profiles, weights=weights)
+        checked = check_plan(onnx, **asked)
         _show_checked(*checked, as_json=json)
         return
     if out is None:
@@ -103,13 +104,10 @@ def build(
     with progress_bars(quiet=quiet) as progress:
         built = build_plan(
             onnx,
-            targets=targets,
-            flavour=flavour,
-            profiles=profiles,
             workspace_bytes=None if workspace is None else workspace * 2**20,
             timing_cache=_timings(timing_cache),
-            weights=weights,
             progress=progress,
+            **asked,
         )
     write_plan(out, built)
     if timing_cache is not None and built.result.timing_cache is not None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.exporters.models import exported
-from tests.tiny_models import make_bundle
+from tests.tiny_models import make_bundle, tiny_onnx
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 
@@ -136,3 +136,14 @@ def test_a_bundle_is_built_for_this_machine_or_says_why_not(tmp_path, program):
         usage = program("build", bundle, *options)
         assert usage.code == 2
         assert f"leave {options[0]} out" in usage.err
+
+
+def test_a_model_without_free_sizes_takes_no_profile(tmp_path, program):
+    path = tmp_path / "fixed.onnx"
+    path.write_bytes(tiny_onnx(batch=4, metadata={}))
+    for words in (("--dry-run",), ("--out", tmp_path / "m.plan")):
+        assert program("build", path, *words).code == 0
+        refused = program("build", path, *words, "--profile", "1:2:4", "--force")
+        assert refused.code == 2
+        assert "fixed.onnx has no free sizes" in refused.err
+        assert refused.err.count("\n") == 1
