@@ -90,10 +90,7 @@ def train(
         result = _train(_Request(given), world, quiet=quiet or not world.first)
         if not world.first:
             return
-    if json:
-        print_json(_summary(result))
-    else:
-        print_result(_sentence(result))
+    print_json(_summary(result)) if json else print_result(_sentence(result))
 
 
 class _Request:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagan_deploy.checkpoints.native import Checkpoint
+from sagan_deploy.config import GeneratorConfig
 from sagan_deploy.environment import machine, tool_versions
 from sagan_deploy.parity.candidates import Candidate, open_candidates
-from sagan_deploy.parity.cases import Pool, default_count, make_cases
+from sagan_deploy.parity.cases import Case, Pool, default_count, make_cases
 from sagan_deploy.parity.distribution import open_lane
 from sagan_deploy.parity.gates import distances
 from sagan_deploy.parity.legs import Trial, algebra_leg, file_leg, forms_of, unrun_leg
@@ -56,12 +57,10 @@ def judge(
         seed: of the latents.
         count: how many normal latents; None chooses by image size.
         fail_fast: stop at the first leg that fails; the others are reported as not run.
-        keep_images: leave all images in the report's `arrays`: latents ``z``, ``labels``, the ``reference`` of every
-            row, and for leg i ``images.i`` in the order of its image table.
+        keep_images: leave latents, reference and all images in the report's `arrays`.
         distribution: over how many latents distributions are compared as well; 0 leaves it out.
         features: an ONNX feature extractor for that, as in `distribution.open_lane`.
-        device: ``cuda`` or ``cuda:1`` has ONNX files drawn by ONNX Runtime on that GPU as they are, instead of on the
-            CPU with their rounding emulated. A file that it cannot run is reported as not run.
+        device: ``cuda`` or ``cuda:1`` has ONNX files run there as they are, not on the CPU with emulated rounding.
         progress: told about every leg.
 
     Raises:
@@ -70,12 +69,8 @@ def judge(
         MissingError: PyTorch is not installed.
     """
     start, config = time.perf_counter(), checkpoint.config
-    gpu = devices_of(device)[1] if device is not None else None
-    on = None if gpu is None else f"cuda:{gpu}"
-    candidates = [dataclasses.replace(candidate, device=on) for path in files for candidate in open_candidates(path)]
-    pool, cases = make_cases(config, seed=seed, count=default_count(config) if count is None else count)
-    if any(candidate.z_type == "float16" for candidate in candidates):
-        pool = pool.rounded_to_half()
+    candidates = _opened(files, device)
+    pool, cases = _cases(config, candidates, seed, count)
     generator = checkpoint.generator()
     reference = draw_float64(generator, pool, progress=progress)
     yardsticks = _yardsticks(candidates, generator, pool, reference, progress)
@@ -96,6 +91,21 @@ def judge(
         yardstick={key.partition(" ")[0]: dict(values) for key, values in yardsticks.items() if values},
         arrays=images | _inputs(pool, reference) if keep_images else {},
     )
+
+
+def _opened(files: Sequence[Path], device: str | None) -> list[Candidate]:
+    gpu = devices_of(device)[1] if device is not None else None
+    on = None if gpu is None else f"cuda:{gpu}"
+    return [dataclasses.replace(candidate, device=on) for path in files for candidate in open_candidates(path)]
+
+
+def _cases(
+    config: GeneratorConfig, candidates: Sequence[Candidate], seed: int, count: int | None
+) -> tuple[Pool, tuple[Case, ...]]:
+    pool, cases = make_cases(config, seed=seed, count=default_count(config) if count is None else count)
+    # A file that takes float16 latents is asked for nothing that it cannot be told.
+    half = any(candidate.z_type == "float16" for candidate in candidates)
+    return (pool.rounded_to_half() if half else pool), cases
 
 
 def _yardsticks(

@@ -117,8 +117,8 @@ class ParityReport:
     """All legs. `environment` names versions and the machine, `cases` each case with its number of images, and
     `loosened` the limits that a policy file changed, each with its reason. `provenance` is the checkpoint's,
     `yardstick` what PyTorch's training form loses in each precision, by rule, from which limits are derived,
-    `command` makes this report again, and
-    `arrays` holds the very images, for those who recompute its numbers.
+    `command` makes this report again, and `arrays` holds the very images, for those who recompute its numbers: latents
+    ``z``, ``labels``, the ``reference`` of every row, and for leg i ``images.i`` in the order of its image table.
     """
 
     reference: str

@@ -47,9 +47,8 @@ def train(
 
     Beside it: ``training.safetensors`` for `resume`, ``log.csv``, ``log.jsonl``, ``samples/step_….png``. A run that is
     interrupted or killed at any moment and resumed ends with the same weights, bit for bit, as one that is not (with as
-    many processes and threads on the same machine; on a GPU not with `compile`, nor where the preset says that it need
-    not be `deterministic`). Ctrl-C finishes the step, writes a checkpoint and raises `KeyboardInterrupt`; SIGTERM does
-    the same and raises `SystemExit` with code 143.
+    many processes and threads; on a GPU not with `compile` or without `deterministic`). Ctrl-C finishes the step,
+    writes a checkpoint and raises `KeyboardInterrupt`; SIGTERM does the same and raises `SystemExit` with code 143.
 
     Args:
         preset: networks and settings; the number of classes is taken from `data`.

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -17,7 +18,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from sagan_deploy.errors import ConfigError, MissingError
-from sagan_deploy.training.world import World, joined_world, of_this_life
+from sagan_deploy.training import world as world_module
+from sagan_deploy.training.world import World, joined_world, of_this_life, released
 from tests.training.in_world import PRESET, STEPS, TECHNIQUES, squares, steps_in, tensors_of, train
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +142,39 @@ def test_an_error_of_one_process_ends_them_all(tmp_path):
     assert "exists already" in first[1]
     assert "no run to resume" in first[2]
     assert second[1:] == ["InputError: the first process stopped; its message says why"] * 2
+
+
+def test_tensors_are_waited_for_until_no_thread_holds_them_any_more():
+    shared = torch.ones(3, requires_grad=True)
+    held = [shared * shared]  # its graph holds the tensor as gloo's work does, outside of Python
+    assert shared._use_count() > 1
+    begun = time.monotonic()
+    released(shared, patience=0.2)
+    assert 0.2 <= time.monotonic() - begun < 1
+    threading.Timer(0.3, held.clear).start()
+    released(torch.ones(1), shared, patience=60)
+    assert shared._use_count() == 1
+    assert 0.5 <= time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("call", ["any", "bytes_from_first", "mean"])
+def test_every_exchange_waits_for_its_tensors(monkeypatch, call):
+    handed, waited = [], []
+    for name in ("all_gather", "all_reduce", "broadcast"):
+        monkeypatch.setattr(world_module.dist, name, lambda first, *rest: handed.extend(_tensors(first, *rest)))
+    monkeypatch.setattr(world_module, "released", lambda *tensors: waited.extend(tensors))
+    {
+        "any": lambda world: world.any(True),
+        "bytes_from_first": lambda world: world.bytes_from_first(b"some"),
+        "mean": lambda world: world.mean([torch.ones(())]),
+    }[call](World(0, 2))
+    assert handed
+    assert {id(tensor) for tensor in handed} == {id(tensor) for tensor in waited}
+
+
+def _tensors(*arguments):
+    flat = [one for argument in arguments for one in (argument if isinstance(argument, list) else [argument])]
+    return [one for one in flat if isinstance(one, torch.Tensor)]
 
 
 def test_one_process_needs_no_network(monkeypatch):
