@@ -57,13 +57,13 @@
     if (leg) leg.open = true;
   };
   openLeg();
-  let last = null;
-  addEventListener("hashchange", () => {
+  addEventListener("hashchange", (event) => {
     openLeg();
+    // From the event: of two changes in a row, both are told when the second one has happened.
+    const left = document.getElementById(new URL(event.oldURL).hash.slice(1));
     const now = enlarged();
     if (now) now.focus();
-    else if (last) last.querySelector(".open").focus();
-    last = now;
+    else if (left && left.matches("figure.strip")) left.querySelector(".open").focus();
   });
   addEventListener("keydown", (event) => {
     const now = enlarged();
