@@ -92,9 +92,7 @@ def build_plan(
     from exporters.quantise import check_quantised_plan
     from exporters.tensorrt.builder import build_engine
 
-    ranges = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
-    job = _prepare(Path(onnx_path), targets, flavour, ranges, workspace_bytes)
-    _check_taken(profiles, job.spec, onnx_path)
+    job = _prepare(Path(onnx_path), targets, flavour, profiles, (min_batch, opt_batch, max_batch), workspace_bytes)
     spec = dataclasses.replace(job.spec, timing_cache=timing_cache, weights=weights)
     result = build_engine(job.backend, job.payload, spec, progress)
     manifest = None
@@ -125,9 +123,7 @@ def check_plan(
     """
     from exporters.tensorrt.builder import check_engine
 
-    ranges = profiles or (smallest_best_largest(min_batch, opt_batch, max_batch),)
-    job = _prepare(Path(onnx_path), targets, flavour, ranges, None)
-    _check_taken(profiles, job.spec, onnx_path)
+    job = _prepare(Path(onnx_path), targets, flavour, profiles, (min_batch, opt_batch, max_batch), None)
     spec = dataclasses.replace(job.spec, weights=weights)
     return check_engine(job.backend, job.payload, spec), job.backend.product
 
@@ -171,12 +167,15 @@ def _prepare(
     targets: Sequence[str],
     flavour: str,
     profiles: Sequence[BatchRange | Profile],
+    batches: tuple[int, int | None, int],
     workspace_bytes: int | None,
 ) -> _Job:
+    """`batches` (smallest, best or None, largest) make the only profile where no `profiles` are asked for."""
     from exporters.quantise import check_quantised_targets
     from exporters.targets import resolve_targets
     from exporters.tensorrt.backend import load_backend
 
+    ranges = profiles or (smallest_best_largest(*batches),)
     if (kind := detect(path)) != "onnx":
         raise InputError(f"{path} is a {kind}; a plan is built from an ONNX model: sagan-deploy export")
     payload = read_bytes(path)
@@ -186,7 +185,12 @@ def _prepare(
     if description is not None and description.precision in _QUANTISED:
         check_quantised_targets(cast("Kind", description.precision), wanted)
     backend = load_backend(_flavour(flavour, wanted))
-    spec = _spec(header, description, wanted, profiles, workspace_bytes, path)
+    spec = _spec(header, description, wanted, ranges, workspace_bytes, path)
+    if profiles and not spec.profiles:  # who asks for one believes in free sizes
+        raise ConfigError(
+            f"{path} has no free sizes, so a plan of it takes only the sizes that it has: leave the profile out, or "
+            "export it with a free batch"
+        )
     return _Job(payload, description, backend, spec)
 
 
@@ -235,15 +239,6 @@ def _spec(
         precision=cast('Literal["fp16", "bf16", "fp32"] | None', precision),
         fused_attention=fused,
     )
-
-
-def _check_taken(profiles: Sequence[BatchRange | Profile], spec: EngineSpec, path: Path | str) -> None:
-    """Who asks for a profile believes in free sizes; a model without any would quietly be built for its own."""
-    if profiles and not spec.profiles:
-        raise ConfigError(
-            f"{path} has no free sizes, so a plan of it takes only the sizes that it has: leave the profile out, or "
-            "export it with a free batch"
-        )
 
 
 def _profile(free: Sequence[OnnxTensor], wanted: BatchRange | Profile, path: Path) -> Profile:

@@ -12,13 +12,13 @@ import numpy as np
 
 from sagan_deploy.bundle.bundle import is_bundle
 from sagan_deploy.config import GeneratorConfig
-from sagan_deploy.errors import MissingError
 from sagan_deploy.files import read_bytes, write_bytes
 from sagan_deploy.filetypes import detect
 from sagan_deploy.latents import sample_labels, sample_latents
 from sagan_deploy.optional import require
 from sagan_deploy.progress import Progress
 from sagan_deploy.runtime import load
+from sagan_deploy.torch_device import usable
 
 if TYPE_CHECKING:
     from sagan_deploy.export import Form
@@ -135,12 +135,8 @@ def _torch(file: Path, kind: Kind, threads: int | None, device: str, stack: cont
 
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise MissingError(f"this PyTorch cannot compute on {device}: {str(error).splitlines()[0]}") from error
-    half = kind in ("half", "compile-half")
-    network = baked(load_checkpoint(file).generator()).to(device, torch.float16 if half else torch.float32)
+    place, half = usable(device), kind in ("half", "compile-half")
+    network = baked(load_checkpoint(file).generator()).to(place, torch.float16 if half else torch.float32)
     if half or kind == "channels-last":
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Ten bits are not what the other float32 contenders compute with.
@@ -150,8 +146,8 @@ def _torch(file: Path, kind: Kind, threads: int | None, device: str, stack: cont
 
     def run(z: np.ndarray, labels: np.ndarray | None) -> object:
         # From arrays to arrays, as all engines here; on the CPU the copies are none.
-        latents = torch.from_numpy(z).to(device, torch.float16 if half else torch.float32)
-        given = (latents,) if labels is None else (latents, torch.from_numpy(labels).to(device))
+        latents = torch.from_numpy(z).to(place, torch.float16 if half else torch.float32)
+        given = (latents,) if labels is None else (latents, torch.from_numpy(labels).to(place))
         with torch.inference_mode():
             return module(*given).float().cpu()
 

@@ -20,7 +20,7 @@ from sagan_deploy.errors import ConfigError, InputError, MissingError
 from sagan_deploy.files import read_bytes
 from sagan_deploy.progress import Progress, silent
 from sagan_deploy.runtime import RuntimeGenerator, cuda
-from sagan_deploy.runtime.loading import devices_of
+from sagan_deploy.runtime.loading import gpu_of
 
 _TURN = 0.1  # seconds
 
@@ -55,15 +55,15 @@ def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progres
         ConfigError: no contender has the baseline's name, a target has no published peaks, or no such device.
     """
     options = options or BenchOptions()
-    gpu = options.device is not None and devices_of(options.device)[1] is not None
-    if gpu and options.memory:
+    gpu = gpu_of(options.device)
+    if gpu is not None and options.memory:
         raise ConfigError("memory is that of processes, not of GPUs: leave it out with a device that is one")
     peaks = {name: gpu_peak(name) for name in options.targets}
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         opened, not_run, config = _open_all([Path(file) for file in files], options, scratch, stack, progress)
         baseline = _baseline(list(opened), options.baseline)
-        peak = None if gpu else _peak(options.threads)
+        peak = None if gpu is not None else _peak(options.threads)
         rows: list[Row] = []
         for done, batch in enumerate(options.batches):
             progress("bench", done, len(options.batches))
@@ -77,9 +77,8 @@ def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progres
             if each.contender.onnx is not None
             for batch in options.batches
         ]
-    return BenchReport(
-        tuple(rows), not_run, describe(options.threads, peak) | _gpu_name(options.device), baseline, tuple(predictions)
-    )
+    machine = describe(options.threads, peak) | ({} if gpu is None else {"gpu": cuda.device_name(gpu)})
+    return BenchReport(tuple(rows), not_run, machine, baseline, tuple(predictions))
 
 
 def _open_all(
@@ -197,11 +196,6 @@ def _predicted(onnx: Path | None, name: str, batch: int, target: str, peak: Peak
     memory = (2 * cost.weights + cost.io_bytes) / peak.bytes  # two bytes per weight in float16
     limit = "arithmetic" if arithmetic >= memory else "memory"
     return Prediction(name, target, batch, max(arithmetic, memory) * 1e3, limit)
-
-
-def _gpu_name(device: str | None) -> dict[str, str]:
-    number = None if device is None else devices_of(device)[1]
-    return {} if number is None else {"gpu": cuda.device_name(number)}
 
 
 def _peak(threads: int | None) -> Peak | None:

@@ -25,7 +25,7 @@ from sagan_deploy.parity.reference import REFERENCE, draw_float64
 from sagan_deploy.parity.report import Leg, ParityReport
 from sagan_deploy.parity.yardstick import draw_in
 from sagan_deploy.progress import Progress, silent
-from sagan_deploy.runtime.loading import devices_of
+from sagan_deploy.runtime.loading import gpu_of
 
 if TYPE_CHECKING:
     from sagan_deploy.model.generator import Generator
@@ -69,7 +69,7 @@ def judge(
         MissingError: PyTorch is not installed.
     """
     start, config = time.perf_counter(), checkpoint.config
-    candidates = _opened(files, device)
+    candidates = _candidates(files, device)
     pool, cases = _cases(config, candidates, seed, count)
     generator = checkpoint.generator()
     reference = draw_float64(generator, pool, progress=progress)
@@ -93,8 +93,8 @@ def judge(
     )
 
 
-def _opened(files: Sequence[Path], device: str | None) -> list[Candidate]:
-    gpu = devices_of(device)[1] if device is not None else None
+def _candidates(files: Sequence[Path], device: str | None) -> list[Candidate]:
+    gpu = gpu_of(device)
     on = None if gpu is None else f"cuda:{gpu}"
     return [dataclasses.replace(candidate, device=on) for path in files for candidate in open_candidates(path)]
 

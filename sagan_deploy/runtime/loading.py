@@ -155,7 +155,7 @@ def load(
     ways: list[Candidate | _FirstUse] = [*_in_order(wanted)]
     if builder is not None:
         plans = sum(way.backend == "tensorrt" for way in ways)
-        ways.insert(plans, _FirstUse(Path(path), builder, devices_of(device)[1] or 0, options))
+        ways.insert(plans, _FirstUse(Path(path), builder, _devices(device)[1] or 0, options))
     if not ways:
         raise InputError(f"{path} holds nothing that runs with backend {backend!r} and device {device or 'any'!r}.")
     return _first_that_runs(path, ways)
@@ -193,7 +193,7 @@ def candidates(
         ConfigError: `device` is no device.
     """
     path = Path(path)
-    cpu, gpu = devices_of(device)
+    cpu, gpu = _devices(device)
     options = options or TensorRTOptions()
     kind = detect(path)
     if kind == "checkpoint":
@@ -312,12 +312,17 @@ def _described_plan(plan: Path) -> tuple[Manifest, Artifact]:
     return found
 
 
-def devices_of(device: str | None) -> tuple[bool, int | None]:
-    """Whether the CPU may be used, and which GPU may be.
+def gpu_of(device: str | None) -> int | None:
+    """Number of the GPU that `device` names; None where it names the CPU or nothing.
 
     Raises:
         ConfigError: `device` is none of ``cpu``, ``cuda`` and ``cuda:N``.
     """
+    return None if device is None else _devices(device)[1]
+
+
+def _devices(device: str | None) -> tuple[bool, int | None]:
+    """Whether the CPU may be used, and which GPU may be."""
     if device is None:
         return True, 0
     if device == "cpu":

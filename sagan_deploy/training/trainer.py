@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sagan_deploy.config import TrainConfig
-from sagan_deploy.errors import ConfigError, MissingError
+from sagan_deploy.errors import ConfigError
 from sagan_deploy.model.discriminator import Discriminator
 from sagan_deploy.model.generator import Generator
 from sagan_deploy.model.layers import set_power_iteration, take_power_iteration
 from sagan_deploy.model.resampling import fold_resampling
 from sagan_deploy.presets import Preset
+from sagan_deploy.torch_device import usable
 from sagan_deploy.training.augment import DRAWS, augment
 from sagan_deploy.training.compiled import compile_networks
 from sagan_deploy.training.data.batches import Batches, augmentation_draws, noise
@@ -76,7 +77,7 @@ class Trainer:
         self.preset = preset
         self.world = world or World(device=str(device))
         self.measures = measures or Measures()
-        self.device = _usable(self.world.device)
+        self.device = usable(self.world.device)
         config = preset.train
         self._mine = self.world.rows(config.batch_size)
         _check_parts(config, self.world)
@@ -282,16 +283,6 @@ def _wide(values: Tensor) -> Tensor:
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(tuple(values)).mean()
-
-
-def _usable(device: torch.device | str) -> torch.device:
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        reason = str(error).splitlines()[0]
-        raise MissingError(f"this PyTorch cannot compute on device {str(device)!r} here: {reason}") from error
-    return found
 
 
 def _adam(network: nn.Module, rate: float, config: TrainConfig, measures: Measures) -> torch.optim.Adam:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 
@@ -13,8 +12,8 @@ import torch
 from sagan_deploy.presets import preset
 from sagan_deploy.training.data import Dataset
 from sagan_deploy.training.run import train
-from sagan_deploy.training.trainer import Trainer
 from tests.training.conftest import squares, tiny
+from tests.training.presets import float64_trainer, with_settings
 
 pytestmark = pytest.mark.gpu
 _ = (tiny, squares)  # fixtures
@@ -23,24 +22,6 @@ _ = (tiny, squares)  # fixtures
 @pytest.fixture(autouse=True)
 def _cuda(torch_cuda):
     return torch_cuda
-
-
-def _with(preset, **changes):
-    return dataclasses.replace(preset, train=dataclasses.replace(preset.train, **changes))
-
-
-def _wide(preset, device):
-    """A trainer in float64 with attention switched on."""
-    trainer = Trainer(preset, device=device)
-    with torch.no_grad():
-        for network in (trainer.generator, trainer.discriminator):
-            network.double()
-            for name, parameter in network.named_parameters():
-                if name.endswith("gamma"):
-                    parameter.fill_(0.7)
-            network.register_forward_pre_hook(lambda module, args: (args[0].double(), args[1]))
-    trainer.ema = type(trainer.ema)(trainer.generator, preset.train.ema_decay)
-    return trainer
 
 
 def _check_same_steps(ours, theirs, data):
@@ -58,16 +39,18 @@ def _check_same_steps(ours, theirs, data):
 
 
 def test_a_step_is_that_of_the_cpu(tiny, squares):
-    _check_same_steps(_wide(tiny, "cuda"), _wide(tiny, "cpu"), squares)
+    _check_same_steps(float64_trainer(tiny, "cuda"), float64_trainer(tiny, "cpu"), squares)
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler warns itself, and catches it
 def test_a_compiled_step_is_that_of_the_cpu(tiny, squares):
-    _check_same_steps(_wide(_with(tiny, compile=True), "cuda"), _wide(tiny, "cpu"), squares)
+    _check_same_steps(float64_trainer(with_settings(tiny, compile=True), "cuda"), float64_trainer(tiny, "cpu"), squares)
 
 
 def _small_sagan(**changes):
-    return _with(preset("sagan32").with_classes(10), batch_size=32, checkpoint_every=5, sample_every=10**6, **changes)
+    return with_settings(
+        preset("sagan32").with_classes(10), batch_size=32, checkpoint_every=5, sample_every=10**6, **changes
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import pytest
 import torch
@@ -14,33 +13,19 @@ from sagan_deploy.training.compiled import check_compiler
 from sagan_deploy.training.run import train
 from sagan_deploy.training.trainer import Trainer
 from sagan_deploy.training.watch import Watchdog
+from tests.training.presets import float64_trainer, with_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler warns itself, and catches it
-
-
-def _with(preset, **changes):
-    return dataclasses.replace(preset, train=dataclasses.replace(preset.train, **changes))
-
-
-def _wide(preset):
-    """A trainer in float64 with attention switched on, and vectors that are far from settled."""
-    trainer = Trainer(preset)
-    with torch.no_grad():
-        for network in (trainer.generator, trainer.discriminator):
-            network.double()
-            for name, parameter in network.named_parameters():
-                if name.endswith("gamma"):
-                    parameter.fill_(0.7)
-            network.register_forward_pre_hook(lambda module, args: (args[0].double(), args[1]))
-    trainer.ema = type(trainer.ema)(trainer.generator, preset.train.ema_decay)
-    return trainer
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("changes", [{}, {"accumulation": 2, "augment": ("color",)}], ids=["plain", "parts"])
 def test_compiled_steps_are_the_same_steps(tiny, squares, changes):
     """PyTorch's compiled gradient of σ is wrong where a pass takes its own power iteration, so none may."""
-    plain, compiled = _wide(_with(tiny, **changes)), _wide(_with(tiny, compile=True, **changes))
+    plain, compiled = (
+        float64_trainer(with_settings(tiny, **changes)),
+        float64_trainer(with_settings(tiny, compile=True, **changes)),
+    )
     batches = plain.batches(squares)
     start = copy.deepcopy(plain.discriminator.state_dict())
     for number in range(3):
@@ -58,14 +43,14 @@ def test_compiled_steps_are_the_same_steps(tiny, squares, changes):
 @pytest.mark.exhaustive
 def test_a_compiled_run_resumes_bit_for_bit_and_goes_on_without_a_compiler(tiny, squares, tmp_path, monkeypatch):
     monkeypatch.setattr(Watchdog, "scores", lambda *_: None)
-    preset = _with(tiny, compile=True, lr_decay_from=1.0)
+    preset = with_settings(tiny, compile=True, lr_decay_from=1.0)
     train(preset, squares, tmp_path / "whole", steps=6)
     train(preset, squares, tmp_path / "parts", steps=3)
     torch.compiler.reset()  # as a new process would begin
     train(preset, squares, tmp_path / "parts", steps=6, resume=True)
     whole, parts = ((tmp_path / name / "generator.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
-    train(_with(preset, compile=False), squares, tmp_path / "parts", steps=7, resume=True)
+    train(with_settings(preset, compile=False), squares, tmp_path / "parts", steps=7, resume=True)
 
 
 def test_without_a_compiler_there_is_one_line(monkeypatch):
@@ -75,7 +60,7 @@ def test_without_a_compiler_there_is_one_line(monkeypatch):
 
 
 def test_both_networks_are_compiled_and_the_average_is_not(tiny):
-    trainer = Trainer(_with(tiny, compile=True))
+    trainer = Trainer(with_settings(tiny, compile=True))
     assert trainer.generator._compiled_call_impl is not None
     assert trainer.discriminator._compiled_call_impl is not None
     assert trainer.ema.generator._compiled_call_impl is None
@@ -107,7 +92,7 @@ def test_a_power_iteration_is_its_equations_and_passes_leave_the_vectors_alone()
 
 
 def test_each_network_takes_one_power_iteration_per_step(tiny, squares):
-    trainer = Trainer(_with(tiny, accumulation=2, discriminator_steps=2))
+    trainer = Trainer(with_settings(tiny, accumulation=2, discriminator_steps=2))
     with torch.no_grad():  # orthogonal weights have no largest singular value, and vectors that never move
         for parameter in trainer.generator.parameters():
             parameter.add_(torch.randn_like(parameter))

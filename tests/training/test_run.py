@@ -22,6 +22,7 @@ from sagan_deploy.training.run import saved_run, train
 from sagan_deploy.training.session import Session
 from sagan_deploy.training.state import STATE_NAME, read_state, restore
 from sagan_deploy.training.world import World
+from tests.training.presets import with_settings
 
 
 def _weights(out):
@@ -371,7 +372,6 @@ def test_sums_in_one_order_are_asked_for_while_a_run_lasts(tiny, squares, tmp_pa
         lambda self, progress: (seen.append(torch.backends.cudnn.deterministic), original(self, progress))[1],
     )
     before = torch.backends.cudnn.deterministic
-    wish = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, deterministic=wanted))
-    train(wish, squares, tmp_path / "run", steps=1)
+    train(with_settings(tiny, deterministic=wanted), squares, tmp_path / "run", steps=1)
     assert seen == [wanted]
     assert torch.backends.cudnn.deterministic == before

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -21,10 +19,7 @@ from sagan_deploy.training.run import train
 from sagan_deploy.training.standing import with_standing_statistics
 from sagan_deploy.training.state import restore
 from sagan_deploy.training.trainer import Trainer
-
-
-def _with(preset, **changes):
-    return dataclasses.replace(preset, train=dataclasses.replace(preset.train, **changes))
+from tests.training.presets import with_settings
 
 
 def test_translation_moves_whole_pixels_and_fills_with_zero():
@@ -75,11 +70,11 @@ def test_r1_is_half_the_squared_gradient_of_each_score():
     ids=str,
 )
 def test_each_changes_the_run_and_resumes_bit_for_bit(tiny, squares, tmp_path, changes):
-    preset = _with(tiny, lr_decay_from=1.0, **changes)
+    preset = with_settings(tiny, lr_decay_from=1.0, **changes)
     train(preset, squares, tmp_path / "parts", steps=3)
     train(preset, squares, tmp_path / "parts", steps=6, resume=True)
     train(preset, squares, tmp_path / "whole", steps=6)
-    train(_with(tiny, lr_decay_from=1.0), squares, tmp_path / "plain", steps=6)
+    train(with_settings(tiny, lr_decay_from=1.0), squares, tmp_path / "plain", steps=6)
     parts, whole, plain = ((tmp_path / n / "generator.safetensors").read_bytes() for n in ("parts", "whole", "plain"))
     assert parts == whole != plain
 
@@ -88,7 +83,7 @@ def test_accumulated_parts_have_the_gradient_of_the_whole_batch(tiny, squares):
     """Of the discriminator, for the same fakes: batch norm in the generator sees parts, as it must."""
     gradients = []
     for accumulation in (1, 2):
-        trainer = Trainer(_with(tiny, accumulation=accumulation))
+        trainer = Trainer(with_settings(tiny, accumulation=accumulation))
         trainer.generator.eval()
         images, labels = trainer.batches(squares).batch(0)
         trainer._discriminator_step(images, labels, *trainer._noise(0))
@@ -101,7 +96,7 @@ def test_a_batch_that_does_not_divide_into_parts_is_refused(tiny):
     with pytest.raises(
         ConfigError, match=r"batch_size \(=4\) must be a multiple of processes x accumulation \(=1 x 3\)"
     ):
-        Trainer(_with(tiny, accumulation=3))
+        Trainer(with_settings(tiny, accumulation=3))
 
 
 def test_standing_statistics_are_the_means_over_batches(tiny):
@@ -141,9 +136,9 @@ def test_precisions_that_do_not_pay_are_refused_with_a_reason(tiny, monkeypatch)
         check_precision("bf16", "cpu")
     check_precision("fp16", "cpu")
     with pytest.raises(ConfigError, match=r"precision \(=fp8\) must be one of fp32, bf16, fp16"):
-        _with(tiny, precision="fp8")
+        with_settings(tiny, precision="fp8")
     with pytest.raises(ConfigError, match=r"precision fp16 and r1 \(=1.0\) exclude each other"):
-        _with(tiny, precision="fp16", r1=1.0)
+        with_settings(tiny, precision="fp16", r1=1.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
@@ -175,7 +170,7 @@ def test_half_precision_rounds_products_and_nothing_that_is_kept(tiny, squares, 
     # On the CPU, where it is slow and right: what a GPU will be asked for.
     changes = {"r1": 2.0, "augment": ("color",)} if case == "r1 and augment" else {}
     kind, dtype, bits = ("fp16", torch.float16, 11) if case == "fp16" else ("bf16", torch.bfloat16, 8)
-    presets = {name: _with(tiny, precision=name, **changes) for name in ("fp32", kind)}
+    presets = {name: with_settings(tiny, precision=name, **changes) for name in ("fp32", kind)}
     if case == "unconditional":
         squares, presets = without_classes(squares), {name: preset.with_classes(0) for name, preset in presets.items()}
     rounding, original = set(), _SpectralNorm.forward
@@ -213,7 +208,7 @@ def test_half_precision_rounds_products_and_nothing_that_is_kept(tiny, squares, 
 
 
 def test_losses_are_scaled_for_fp16_and_a_step_that_overflows_is_left_out(tiny, squares):
-    trainer, plain = Trainer(_with(tiny, precision="fp16")), Trainer(tiny)
+    trainer, plain = Trainer(with_settings(tiny, precision="fp16")), Trainer(tiny)
     batches = trainer.batches(squares)
     found = []
     trainer.discriminator.linear.register_full_backward_hook(lambda _, inputs, out: found.append(out[0]))
@@ -231,7 +226,7 @@ def test_losses_are_scaled_for_fp16_and_a_step_that_overflows_is_left_out(tiny, 
 
 
 def test_an_fp16_run_resumes_bit_for_bit_with_its_scale(tiny, squares, tmp_path):
-    preset = _with(tiny, precision="fp16", lr_decay_from=1.0)
+    preset = with_settings(tiny, precision="fp16", lr_decay_from=1.0)
     train(preset, squares, tmp_path / "whole", steps=6)
     train(preset, squares, tmp_path / "parts", steps=3)
     state = load_file(tmp_path / "parts/training.safetensors")
@@ -247,4 +242,4 @@ def test_an_fp16_run_resumes_bit_for_bit_with_its_scale(tiny, squares, tmp_path)
 
 def test_unknown_augmentations_are_refused(tiny):
     with pytest.raises(ConfigError, match=r"augment \(=colour\) may list color, translation, cutout"):
-        _with(tiny, augment=("colour",))
+        with_settings(tiny, augment=("colour",))
