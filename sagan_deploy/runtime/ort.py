@@ -7,7 +7,6 @@ import functools
 import io
 import logging
 import re
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.optional import require
 from sagan_deploy.runtime.contract import METADATA_PREFIX, Contract, contract_of_metadata
+from sagan_deploy.runtime.heap import lean_heap
 
 log = logging.getLogger(__name__)
 
@@ -117,13 +117,13 @@ def open_onnx(
         # TF32 rounds to 10 bits inside an fp32 model: that is not what was held against PyTorch.
         providers = [("CUDAExecutionProvider", {"device_id": str(device), "use_tf32": "0"})]
     try:
-        session = ort.InferenceSession(model, options, providers=providers)
+        with lean_heap(len(model) if isinstance(model, bytes) else model.stat().st_size):
+            session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # its exceptions share no documented base
         line = _first_line(error)
         if isinstance(model, Path):
             line = line.replace(str(model), name)
         raise _open_error(error, line, name, device) from error
-    _give_back()
     if device is not None and session.get_providers()[0] != "CUDAExecutionProvider":
         raise MissingError(
             f"ONNX Runtime did not take CUDA for {name}; it offers {session.get_providers()}. Where the libraries of "
@@ -131,16 +131,6 @@ def open_onnx(
         )
     contract = _check_session(session, name)
     return OnnxRuntimeBackend(session, contract, device), contract
-
-
-def _give_back() -> None:
-    """Return to the system what only loading needed: glibc keeps it, as much again as the weights."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such function
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _open_error(error: Exception, line: str, name: str, device: int | None) -> Exception:

@@ -12,27 +12,35 @@ from sagan_deploy.export import export_generator
 from sagan_deploy.model.generator import Generator
 
 CODE = """
-import os, sys
+import sys
 import onnxruntime
 from sagan_deploy.runtime import load
 
-def resident():
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def memory(key):
+    with open("/proc/self/status") as stream:
+        return int(next(line for line in stream if line.startswith(key)).split()[1]) * 1024
 
-before = resident()
+before = memory("VmRSS")
 generator = load(sys.argv[1], device="cpu", threads=1)
-print(resident() - before)
+print(memory("VmRSS") - before, memory("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="measures as Linux tells it")
-def test_loading_leaves_little_more_than_the_weights(tmp_path):
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
         pytest.skip("this C library returns freed memory as it likes")
     config = GeneratorConfig(z_dim=64, bottom_width=4, widths=(512, 512, 512))
-    path = tmp_path / "large.onnx"
+    path = tmp_path_factory.mktemp("memory") / "large.onnx"
     path.write_bytes(export_generator(checkpoint_of(Generator(config).eval())).payload)
-    done = subprocess.run([sys.executable, "-c", CODE, str(path)], capture_output=True, text=True, check=True)
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures as Linux tells it")
+def test_loading_takes_the_weights_twice_and_leaves_them_once(large):
+    done = subprocess.run([sys.executable, "-c", CODE, str(large)], capture_output=True, text=True, check=True)
+    left, peak = (int(number) / large.stat().st_size for number in done.stdout.split())
     # 1.2 times the file; without giving anything back 2.7 times, and when opened from bytes one more.
-    assert int(done.stdout) < 1.6 * path.stat().st_size
+    assert left < 1.6
+    # 2.2 times: what the file holds, and ONNX Runtime's layout of it. Where the heap keeps what was freed, 3 to 4 times.
+    assert peak < 2.6
