@@ -29,7 +29,7 @@ SIZE = 8
 
 def weights(config: GeneratorConfig) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(7)
-    pixels = 3 * SIZE * SIZE
+    pixels = 3 * config.image_size**2
     return rng.normal(size=(config.z_dim, pixels)) / 4, rng.normal(size=(max(config.num_classes, 1), pixels)) / 2
 
 
@@ -39,7 +39,7 @@ def expected_images(config: GeneratorConfig, z: np.ndarray, labels: np.ndarray |
     x = np.asarray(z, np.float64) @ w
     if config.conditional:
         x = x + table[np.asarray(labels)]
-    return np.tanh(x).reshape(len(z), 3, SIZE, SIZE)
+    return np.tanh(x).reshape(len(z), 3, config.image_size, config.image_size)
 
 
 def expected_codes(config: GeneratorConfig, z: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
@@ -63,7 +63,8 @@ def tiny_onnx(
     kind = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}[precision]
     array = {"fp32": np.float32, "fp16": np.float16}[precision]
     w, table = weights(config)
-    constants = {"w": (w * gain).astype(array), "table": table.astype(array), "shape": np.array([-1, 3, SIZE, SIZE])}
+    side = config.image_size
+    constants = {"w": (w * gain).astype(array), "table": table.astype(array), "shape": np.array([-1, 3, side, side])}
     nodes = [helper.make_node("Cast", ["z"], ["z_cast"], to=kind), helper.make_node("MatMul", ["z_cast", "w"], ["x"])]
     if config.conditional:
         nodes += [
@@ -91,7 +92,7 @@ def tiny_onnx(
     inputs = [helper.make_tensor_value_info("z", z_kind, [batch, config.z_dim])]
     if config.conditional:
         inputs.append(helper.make_tensor_value_info("labels", TensorProto.INT64, [batch]))
-    shape = [batch, 3, SIZE, SIZE] if output == "float" else [batch, SIZE, SIZE, 3]
+    shape = [batch, 3, side, side] if output == "float" else [batch, side, side, 3]
     image_kind = TensorProto.FLOAT if output == "float" else TensorProto.UINT8
     graph = helper.make_graph(
         nodes,
@@ -127,7 +128,8 @@ def tensor_infos(config: GeneratorConfig, output: str, z_dtype: str = "float32")
     inputs = [TensorInfo("z", z_dtype, ("n", config.z_dim), "latents, N(0, 1)")]
     if config.conditional:
         inputs.append(TensorInfo("labels", "int64", ("n",), "class numbers"))
-    shape = ("n", 3, SIZE, SIZE) if output == "float" else ("n", SIZE, SIZE, 3)
+    side = config.image_size
+    shape = ("n", 3, side, side) if output == "float" else ("n", side, side, 3)
     kind = "float32" if output == "float" else "uint8"
     return tuple(inputs), (TensorInfo("images", kind, shape, "RGB"),)
 

@@ -22,7 +22,10 @@ from sagan_deploy.runtime.heap import lean_heap
 log = logging.getLogger(__name__)
 
 # ONNX Runtime has no limit of its own; parts of this size keep the memory of a large request bounded.
-MAX_BATCH = 64
+_MAX_BATCH = 64
+# On the CPU as many images at once as have this many pixels: 64 of 32×32, 4 of 128×128. More leave the processor's
+# caches: 16 of 128×128 in parts of 4 take 466 MB instead of 1011 MB, and 0.85 to 0.97 of the time.
+_CPU_PIXELS = 1 << 16
 
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
 _LOG_ERRORS_ONLY = 3
@@ -33,7 +36,7 @@ class OnnxRuntimeBackend:
 
     def __init__(self, session: Any, contract: Contract, device: int | None) -> None:
         self.name = "onnxruntime-cpu" if device is None else "onnxruntime-cuda"
-        self.max_batch = MAX_BATCH
+        self.max_batch = _MAX_BATCH if device is not None else _cpu_batch(contract.config.image_size)
         self.session: Any = session
         self._conditional = contract.config.conditional
         self._lock = threading.Lock()
@@ -54,6 +57,10 @@ class OnnxRuntimeBackend:
         """Release the session; runs in other threads finish on their own reference."""
         with self._lock:
             self.session = None
+
+
+def _cpu_batch(image_size: int) -> int:
+    return max(1, min(_MAX_BATCH, _CPU_PIXELS // image_size**2))
 
 
 _OUTPUTS = ["images"]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -10,7 +11,7 @@ import pytest
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.latents import sample_latents
 from sagan_deploy.runtime import load, ort
-from sagan_deploy.runtime.ort import open_onnx
+from sagan_deploy.runtime.ort import OnnxRuntimeBackend, open_onnx
 from tests.tiny_models import CONFIG, NAMES, UNCONDITIONAL, expected_codes, expected_images, tiny_metadata, tiny_onnx
 
 Z = sample_latents(5, 7, 8)
@@ -47,6 +48,26 @@ def test_float16_latents(tmp_path):
         np.testing.assert_allclose(generator(Z, LABELS), expected_images(CONFIG, Z, LABELS), atol=5e-3)
 
 
+@pytest.mark.parametrize(("stages", "size", "batch"), [(2, 8, 64), (4, 32, 64), (5, 64, 16), (6, 128, 4), (8, 512, 1)])
+def test_the_cpu_draws_large_images_a_few_at_a_time(stages, size, batch):
+    config = replace(CONFIG, widths=(8,) * stages)
+    assert config.image_size == size
+    backend, contract = open_onnx(tiny_onnx(config), "m.onnx")
+    assert backend.max_batch == batch
+    # The GPU has its own memory and wants large batches.
+    assert OnnxRuntimeBackend(backend.session, contract, device=0).max_batch == 64
+
+
+def test_parts_are_the_images_of_one_batch(tmp_path):
+    config = replace(CONFIG, widths=(8,) * 6)
+    path = tmp_path / "large.onnx"
+    path.write_bytes(tiny_onnx(config))
+    z, labels = sample_latents(5, 9, 8), np.arange(9) % 3
+    with load(path) as generator:
+        assert generator.max_batch == 4
+        np.testing.assert_allclose(generator(z, labels), expected_images(config, z, labels), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
@@ -64,9 +85,7 @@ def test_wrong_models(payload, words):
 
 
 def test_another_z_dim_in_the_config():
-    import dataclasses
-
-    other = dataclasses.replace(CONFIG, z_dim=16)
+    other = replace(CONFIG, z_dim=16)
     with pytest.raises(InputError, match=r"z as float32 \('n', 8\).*\('n', 16\)"):
         open_onnx(tiny_onnx(metadata=tiny_metadata(other, NAMES, "fp32", "float")), "m.onnx")
 
