@@ -20,8 +20,8 @@ def lean_heap(size: int) -> Iterator[None]:
     glibc maps large blocks and gives them back when they are freed, but what is large grows with every block freed: of
     the copies of the weights that ONNX Runtime makes while it opens a file, the later ones stay in the heap. So the
     threshold is held at 256 KiB meanwhile (the peak of a 208 MB file falls from 504 to 442 MB). Afterwards it is where
-    glibc's own rule ends up, 32 MiB; a threshold that the user set in the environment is left alone. Opening that file takes
-    0.25 s of CPU time more: memory given back comes back empty.
+    glibc's own rule ends up, 32 MiB; a threshold that the user set in the environment is left alone. Opening that file
+    takes 0.25 s of CPU time more: memory given back comes back empty.
     """
     library = _glibc()
     steered = library is not None and size >= _LARGE and not _set_by_user()

@@ -42,5 +42,5 @@ def test_loading_takes_the_weights_twice_and_leaves_them_once(large):
     left, peak = (int(number) / large.stat().st_size for number in done.stdout.split())
     # 1.2 times the file; without giving anything back 2.7 times, and when opened from bytes one more.
     assert left < 1.6
-    # 2.2 times: what the file holds, and ONNX Runtime's layout of it. Where the heap keeps what was freed, 3 to 4 times.
+    # 2.2 times: what the file holds, and ONNX Runtime's layout of it. Where the heap keeps what was freed, 3 or 4.
     assert peak < 2.6
