@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,13 +18,25 @@ from sagan_deploy.latents import sample_labels, sample_latents
 from sagan_deploy.optional import require
 from sagan_deploy.progress import Progress
 from sagan_deploy.runtime import load
-from sagan_deploy.torch_device import usable
 
 if TYPE_CHECKING:
     from sagan_deploy.export import Form
     from sagan_deploy.model.inference.options import Precision
 
 Run = Callable[[np.ndarray, np.ndarray | None], object]
+
+
+@runtime_checkable
+class GpuTimed(Protocol):
+    """A `Run` that also tells the time of the GPU alone."""
+
+    def __call__(self, z: np.ndarray, labels: np.ndarray | None) -> object:
+        """Images for arrays of the host."""
+
+    def gpu_milliseconds(self, z: np.ndarray, labels: np.ndarray | None) -> float | None:
+        """Draw once more, between two CUDA events; None where there are none."""
+
+
 Kind = Literal["eager", "channels-last", "half", "compile", "compile-half", "runtime", "openvino"]
 
 _PYTORCH: dict[str, str] = {
@@ -58,7 +70,12 @@ class Contender:
         if self.kind == "runtime":
             generator = stack.enter_context(load(self.file, device=self.device, threads=threads))
             return self._name(generator.backend_name), generator
-        return self._name(_PYTORCH[self.kind]), _torch(self.file, self.kind, threads, self.device or "cpu", stack)
+        from sagan_deploy.bench.pytorch import open_pytorch
+
+        place, half = self.device or "cpu", self.kind in ("half", "compile-half")
+        last, compiled = half or self.kind == "channels-last", self.kind in ("compile", "compile-half")
+        run = open_pytorch(self.file, place, stack, threads=threads, half=half, channels_last=last, compiled=compiled)
+        return self._name(_PYTORCH[self.kind]), run
 
     def _name(self, engine: str) -> str:
         return f"{self.label} ({self.form}, {engine})" if self.form else f"{self.label} ({engine})"
@@ -125,33 +142,6 @@ def batch_of(config: GeneratorConfig, batch: int, seed: int) -> tuple[np.ndarray
     """Latents and labels for one call."""
     labels = sample_labels(seed, batch, config.num_classes) if config.conditional else None
     return sample_latents(seed, batch, config.z_dim), labels
-
-
-def _torch(file: Path, kind: Kind, threads: int | None, device: str, stack: contextlib.ExitStack) -> Run:
-    import torch
-
-    from sagan_deploy.checkpoints.native import load_checkpoint
-    from sagan_deploy.export import baked
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    place, half = usable(device), kind in ("half", "compile-half")
-    network = baked(load_checkpoint(file).generator()).to(place, torch.float16 if half else torch.float32)
-    if half or kind == "channels-last":
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # Ten bits are not what the other float32 contenders compute with.
-    stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
-    torch.backends.cudnn.allow_tf32 = False
-    module: Callable[..., torch.Tensor] = torch.compile(network) if kind.startswith("compile") else network
-
-    def run(z: np.ndarray, labels: np.ndarray | None) -> object:
-        # From arrays to arrays, as all engines here; on the CPU the copies are none.
-        latents = torch.from_numpy(z).to(place, torch.float16 if half else torch.float32)
-        given = (latents,) if labels is None else (latents, torch.from_numpy(labels).to(place))
-        with torch.inference_mode():
-            return module(*given).float().cpu()
-
-    return run
 
 
 def _has_openvino() -> bool:

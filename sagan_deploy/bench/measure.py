@@ -6,12 +6,12 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from sagan_deploy.bench.contenders import Contender, Run, batch_of, contenders_of
+from sagan_deploy.bench.contenders import Contender, GpuTimed, Run, batch_of, contenders_of
 from sagan_deploy.bench.machine import Peak, describe, gpu_peak, measured_peak
 from sagan_deploy.bench.memory import peak_bytes
 from sagan_deploy.bench.report import BenchOptions, BenchReport, Prediction, Row
@@ -36,6 +36,16 @@ class _Opened:
         if isinstance(self.run, RuntimeGenerator):
             return self.run.backend_name == "onnxruntime-cpu"
         return self.contender.device in (None, "cpu")
+
+
+@dataclass
+class _Times:
+    """What one contender took: seconds of every call, the median of every turn, milliseconds of the GPU per round."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    turns: list[float] = field(default_factory=list)
+    gpu_ms: list[float] = field(default_factory=list)
 
 
 def bench(files: Sequence[Path], options: BenchOptions | None = None, *, progress: Progress = silent) -> BenchReport:
@@ -126,30 +136,29 @@ def measure(
     cores (measured: the same two files 1.43x apart without a rest, and 1.77x from 0.1 s on).
     """
     given = batch_of(config, batch, options.seed)
-    wall: dict[str, list[float]] = {name: [] for name in contenders}
-    cpu: dict[str, list[float]] = {name: [] for name in contenders}
-    turns: dict[str, list[float]] = {name: [] for name in contenders}
+    times = {name: _Times() for name in contenders}
     for run in contenders.values():
         for _ in _rounds(options.warmup, 1):
             run(*given)
     for _ in _rounds(options.duration * len(contenders), options.iterations):
         for name, run in contenders.items():
             time.sleep(0.0 if options.threads == 1 else _TURN)
-            first = len(wall[name])
+            mine = times[name]
+            first = len(mine.wall)
             for _ in _rounds(min(_TURN, options.duration), 1):
                 start, start_cpu = time.perf_counter(), time.process_time()
                 run(*given)
-                wall[name].append(time.perf_counter() - start)
-                cpu[name].append(time.process_time() - start_cpu)
-            turns[name].append(float(np.median(wall[name][first:])))
-    reference = np.array(turns[baseline or next(iter(turns))])
-    return [
-        _row(name, batch, np.array(wall[name]), np.array(cpu[name]), reference / np.array(turns[name]), options)
-        for name in contenders
-    ]
+                mine.wall.append(time.perf_counter() - start)
+                mine.cpu.append(time.process_time() - start_cpu)
+            mine.turns.append(float(np.median(mine.wall[first:])))
+            if isinstance(run, GpuTimed) and (spent := run.gpu_milliseconds(*given)) is not None:
+                mine.gpu_ms.append(spent)
+    reference = np.array(times[baseline or next(iter(times))].turns)
+    return [_row(name, batch, mine, reference / np.array(mine.turns), options) for name, mine in times.items()]
 
 
-def _row(name: str, batch: int, wall: np.ndarray, cpu: np.ndarray, ratios: np.ndarray, options: BenchOptions) -> Row:
+def _row(name: str, batch: int, times: _Times, ratios: np.ndarray, options: BenchOptions) -> Row:
+    wall = np.array(times.wall)
     p50, p90, p99 = np.percentile(wall, [50, 90, 99])
     low, high = np.percentile(ratios, [10, 90])
     return Row(
@@ -159,7 +168,8 @@ def _row(name: str, batch: int, wall: np.ndarray, cpu: np.ndarray, ratios: np.nd
         p50_ms=float(p50) * 1e3,
         p90_ms=float(p90) * 1e3,
         p99_ms=float(p99) * 1e3,
-        cpu_ms=float(np.median(cpu)) * 1e3,
+        cpu_ms=float(np.median(times.cpu)) * 1e3,
+        gpu_ms=float(np.median(times.gpu_ms)) if times.gpu_ms else None,
         images_per_second=batch / float(p50),
         speedup=float(np.median(ratios)),
         speedup_low=float(low),

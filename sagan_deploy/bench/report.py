@@ -16,8 +16,9 @@ from sagan_deploy.files import read_bytes
 class Row:
     """One contender at one batch size.
 
-    Latencies are milliseconds of wall time per call, `cpu_ms` is processor time per call (all threads). In every round
-    each contender has its turn, and `speedup` is the baseline's time divided by this one's in the median round;
+    Latencies are milliseconds of wall time per call, `cpu_ms` is processor time per call (all threads), `gpu_ms` the
+    median time of a GPU between two CUDA events around the network, without copies. In every round each contender has
+    its turn, and `speedup` is the baseline's time divided by this one's in the median round;
     `speedup_low` and `speedup_high` are the 10th and 90th percentile of that ratio. `peak_mb` is the largest
     resident memory of a process that does nothing else (loading included), `gflops` counts the contender's own
     multiplications and additions, `attainable` is the least time that this machine's measured product rate and memory
@@ -35,6 +36,7 @@ class Row:
     speedup: float
     speedup_low: float = 1.0
     speedup_high: float = 1.0
+    gpu_ms: float | None = None
     peak_mb: float | None = None
     file_mb: float | None = None
     gflops: float | None = None

@@ -73,7 +73,9 @@ def bench_table(report: BenchReport) -> RenderableType:
     from rich.text import Text
 
     weighed = any(row.peak_mb is not None for row in report.rows)
-    head = ["batch", "what", "images/s", "median ms", "90 % ms", "99 % ms", "CPU ms", "calls", "speed-up (10–90 %)"]
+    on_gpu = any(row.gpu_ms is not None for row in report.rows)
+    head = ["batch", "what", "images/s", "median ms", "90 % ms", "99 % ms", "CPU ms", *(["GPU ms"] if on_gpu else [])]
+    head += ["calls", "speed-up (10–90 %)"]
     head += ["GFLOP/s", "of attainable", "file MB", *(["peak MB"] if weighed else [])]
     table = Table(*head, title=Text(f"speed-up is against {report.baseline}"))
     batch = None
@@ -81,7 +83,8 @@ def bench_table(report: BenchReport) -> RenderableType:
         if batch not in (None, row.batch):
             table.add_section()
         batch = row.batch
-        times = (f"{value:.2f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms, row.cpu_ms))
+        times = [f"{value:.2f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms, row.cpu_ms)]
+        times += ["" if row.gpu_ms is None else f"{row.gpu_ms:.2f}"] * on_gpu
         ratio = f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})"
         share = "" if row.attainable is None else f"{row.attainable:.0%}"
         facts = [_or_nothing(row.gflops), share, _or_nothing(row.file_mb), *([_or_nothing(row.peak_mb)] * weighed)]

@@ -40,6 +40,9 @@ class DeviceBackend(Protocol):
     def run_on_device(self, z: Any, labels: Any, stream: Any) -> DeviceImages:
         """Images for arrays on the device, of any number of rows."""
 
+    def gpu_milliseconds(self, z: NDArray[Any], labels: NDArray[np.int64] | None) -> float:
+        """The time of the GPU for checked inputs."""
+
 
 @dataclass(frozen=True)
 class Rejection:
@@ -97,9 +100,7 @@ class RuntimeGenerator:
         Raises:
             InputError: an array is not as said, or the generator is closed.
         """
-        backend = self._backend
-        if backend is None:
-            raise InputError("this generator is closed; load it again.")
+        backend = self._open_backend()
         latents = self.contract.check_latents(z)
         classes = self.contract.check_labels(labels, len(latents))
         count = len(latents)
@@ -132,9 +133,7 @@ class RuntimeGenerator:
             ConfigError: ONNX Runtime runs, which takes arrays in host memory.
             InputError: an array is not as said, or the generator is closed.
         """
-        backend = self._backend
-        if backend is None:
-            raise InputError("this generator is closed; load it again.")
+        backend = self._open_backend()
         if not isinstance(backend, DeviceBackend):
             raise ConfigError(
                 f"{self.choice} takes arrays in host memory only; on_device needs a TensorRT plan. Call the generator "
@@ -144,6 +143,29 @@ class RuntimeGenerator:
             needs = "conditional: it needs labels" if self.config.conditional else "unconditional: it takes no labels"
             raise InputError(f"this generator is {needs}.")
         return backend.run_on_device(z, labels, stream)
+
+    def gpu_milliseconds(self, z: ArrayLike, labels: ArrayLike | None = None) -> float | None:
+        """Draw once more and say how long the GPU took, as CUDA events tell; None where no TensorRT plan runs.
+
+        It is the time of the network alone, without the copies from and to the host that calling the generator has.
+
+        Args:
+            z: as for calling the generator.
+            labels: likewise.
+
+        Raises:
+            InputError: likewise.
+        """
+        backend = self._open_backend()
+        if not isinstance(backend, DeviceBackend):
+            return None
+        latents = self.contract.check_latents(z)
+        classes = self.contract.check_labels(labels, len(latents))
+        times = (
+            backend.gpu_milliseconds(latents[low:high], None if classes is None else classes[low:high])
+            for low, high in parts(len(latents), self.max_batch)
+        )
+        return sum(times, 0.0)
 
     def sample(
         self,
@@ -190,6 +212,12 @@ class RuntimeGenerator:
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()
+
+    def _open_backend(self) -> Backend:
+        backend = self._backend
+        if backend is None:
+            raise InputError("this generator is closed; load it again.")
+        return backend
 
     def __enter__(self) -> RuntimeGenerator:
         return self

@@ -10,9 +10,9 @@ import functools
 import importlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from sagan_deploy.runtime.session import Session
 from sagan_deploy.runtime.validity import check_validity
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # A GPU gains little from more generators at once, and every context holds its own activation memory.
 MAX_SESSIONS = 4
@@ -114,10 +115,19 @@ class TensorRTBackend:
 
     def run(self, z: NDArray[Any], labels: NDArray[np.int64] | None) -> NDArray[Any]:
         """Images for checked inputs; waits while all sessions are busy."""
+        return self._with_session(Session.run, z, labels)
+
+    def gpu_milliseconds(self, z: NDArray[Any], labels: NDArray[np.int64] | None) -> float:
+        """The time of the GPU for checked inputs, see `RuntimeGenerator.gpu_milliseconds`."""
+        return self._with_session(Session.gpu_milliseconds, z, labels)
+
+    def _with_session(
+        self, work: Callable[[Session, dict[str, Any]], T], z: NDArray[Any], labels: NDArray[np.int64] | None
+    ) -> T:
         inputs = {"z": z} if labels is None else {"z": z, "labels": labels}
         with recording_logger(self._trt).records() as records, self._session() as session:
             try:
-                return session.run(inputs)
+                return work(session, inputs)
             except TensorRTError as error:
                 raise _refused(str(error), records) from error
 

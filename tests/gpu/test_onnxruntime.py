@@ -115,3 +115,6 @@ def test_every_engine_is_timed_on_the_gpu(tmp_path, torch_cuda):
     assert sum("onnxruntime-cuda" in row.name for row in report.rows) == 2 * 3
     assert report.not_run == {}
     assert report.machine["gpu"]
+    timed = {row.name for row in report.rows if row.gpu_ms is not None}
+    assert timed == {row.name for row in report.rows if "PyTorch" in row.name}
+    assert all(0 < row.gpu_ms < row.p50_ms for row in report.rows if row.name in timed)

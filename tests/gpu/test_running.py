@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -140,6 +141,21 @@ def test_memory_is_returned(plan, graphs):
     for _ in range(5):
         cycle()
     assert free_memory() >= before - 2**20
+
+
+def test_the_time_of_the_gpu_is_part_of_the_time_of_the_call(plan):
+    for graphs in (False, True):
+        with load(plan, backend="tensorrt", cuda_graphs=graphs) as generator:
+            z, labels = generator.sample_inputs(8)
+            for _ in range(3):
+                generator(z, labels)
+            calls, times = [], []
+            for _ in range(20):
+                start = time.perf_counter()
+                generator(z, labels)
+                calls.append(1e3 * (time.perf_counter() - start))
+                times.append(generator.gpu_milliseconds(z, labels))
+            assert 0 < np.median(times) < np.median(calls)
 
 
 def test_the_device_path_against_the_host_path(plan, torch_cuda, tolerance):

@@ -19,12 +19,13 @@ from tests.tiny_models import SIZE, expected_images
 class Cuda:
     """Stands in for the module `sagan_deploy.runtime.cuda`."""
 
-    def __init__(self, capability=(8, 9), devices=1, fail=()):  # noqa: C901  (four small classes around one memory)
+    def __init__(self, capability=(8, 9), devices=1, fail=()):  # noqa: C901  (small classes around one memory)
         self.capability, self.devices, self.fail = capability, devices, set(fail)
         self.memory: dict[int, bytearray] = {}
         self.calls: list[str] = []
         self.live = 0
         self.next = 0x1000
+        self.clock = 0.0  # milliseconds of the GPU: a copy takes one, a batch as many as it has rows
         self.recording: list[Any] | None = None  # what a capture has recorded so far
         outer = self
 
@@ -59,10 +60,12 @@ class Cuda:
         class Stream(Owned):
             def copy_to_device(self, target, source, size):
                 outer.step("copy_to_device")
+                outer.clock += 1
                 outer.memory[target.address][:size] = outer.memory[source.address][:size]
 
             def copy_to_host(self, target, source, size):
                 outer.step("copy_to_host")
+                outer.clock += 1
                 outer.memory[target.address][:size] = outer.memory[source.address][:size]
 
             def copy_on_device(self, target, source, size):
@@ -95,8 +98,19 @@ class Cuda:
                 for work in self.recorded:
                     work()
 
+        class Event(Owned):
+            def record(self, stream):
+                outer.step("record")
+                assert stream.open
+                assert outer.recording is None
+                self.moment = outer.clock
+
+            def milliseconds_since(self, earlier):
+                assert outer.calls[-1] == "synchronize", "CUDA knows no time before the moment is past"
+                return self.moment - earlier.moment
+
         self.DeviceBuffer, self.PinnedBuffer, self.Stream = DeviceBuffer, PinnedBuffer, Stream
-        self.Graph = Graph
+        self.Graph, self.Event = Graph, Event
 
     def span(self, address, size):
         """The bytes behind an address, which may lie inside a buffer, to read and to write."""
@@ -362,6 +376,7 @@ def _classes(world: World, *, rtx: bool, runtime_config: bool) -> dict[str, type
 
         def _compute(self):
             memory = world.cuda.memory
+            world.cuda.clock += self._shapes["z"][0]
             arrays = {}
             for name, shape in self._shapes.items():
                 raw = memory[self._addresses[name]]

@@ -18,6 +18,7 @@ class Cudart:
     """A double of cuda.bindings.runtime on ordinary host memory."""
 
     cudaStreamNonBlocking = 1
+    cudaEventDefault = 0
     cudaEventDisableTiming = 2
     cudaMemcpyKind = types.SimpleNamespace(
         cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3
@@ -28,7 +29,7 @@ class Cudart:
 
     def __init__(self, devices=2, fail=()):
         self.devices, self.fail, self.live, self.copies, self.device = devices, fail, {}, [], None
-        self.calls = []
+        self.calls, self.flags = [], []
 
     def code(self, name):
         return Code(2) if name in self.fail else Code(0)
@@ -85,8 +86,12 @@ class Cudart:
         return Code(0), handle
 
     def cudaEventCreateWithFlags(self, flags):
-        assert flags == self.cudaEventDisableTiming
-        return self.made("cudaEventCreateWithFlags", 88)
+        self.flags.append(flags)
+        return self.made("cudaEventCreateWithFlags", 87 + len(self.flags))
+
+    def cudaEventElapsedTime(self, start, end):
+        self.calls.append(("cudaEventElapsedTime", start, end))
+        return self.code("cudaEventElapsedTime"), 1.5
 
     def cudaEventRecord(self, event, stream):
         self.calls.append(("cudaEventRecord", event, stream))
@@ -182,6 +187,28 @@ def test_a_copy_that_stays_on_the_device(cudart):
 def test_one_stream_waits_for_another_through_an_event_that_is_given_back(cudart):
     cuda.order(5, 6)
     assert cudart.calls == ["cudaEventCreateWithFlags", ("cudaEventRecord", 88, 5), ("cudaStreamWaitEvent", 6, 88, 0)]
+    assert cudart.flags == [cudart.cudaEventDisableTiming]
+    assert cudart.live == {}
+
+
+def test_the_time_between_two_events_that_keep_time(cudart):
+    with cuda.Stream() as stream, cuda.Event() as start, cuda.Event() as end:
+        start.record(stream)
+        end.record(stream)
+        assert end.milliseconds_since(start) == 1.5
+        assert cudart.calls[2:] == [
+            *(("cudaEventRecord", 88, 77), ("cudaEventRecord", 89, 77), ("cudaEventElapsedTime", 88, 89))
+        ]
+        assert cudart.flags == [cudart.cudaEventDefault] * 2
+    assert cudart.live == {}
+
+
+@pytest.mark.parametrize("call", ["cudaEventCreate", "cudaEventRecord", "cudaEventElapsedTime"])
+def test_a_refused_event(cudart, call):
+    cudart.fail = [call, call + "WithFlags"]
+    with pytest.raises(MissingError, match=call), cuda.Stream() as stream, cuda.Event() as event:
+        event.record(stream)
+        event.milliseconds_since(event)
     assert cudart.live == {}
 
 

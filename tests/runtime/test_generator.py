@@ -98,6 +98,15 @@ def test_bad_input_never_reaches_the_backend():
     assert backend.batches == []
 
 
+def test_the_time_of_the_gpu_is_told_only_where_there_is_one():
+    generator, backend = generator_of()
+    assert generator.gpu_milliseconds(np.zeros((2, 8), np.float32), [0, 1]) is None
+    assert backend.batches == []
+    generator.close()
+    with pytest.raises(InputError, match="closed"):
+        generator.gpu_milliseconds(np.zeros((2, 8), np.float32), [0, 1])
+
+
 def test_what_it_says_of_itself():
     generator, _ = generator_of()
     assert (generator.backend_name, generator.max_batch, generator.class_names) == ("diary", 4, NAMES)

@@ -9,6 +9,7 @@ import pytest
 from sagan_deploy.errors import InputError, MissingError
 from sagan_deploy.latents import sample_latents
 from sagan_deploy.runtime import RuntimeGenerator
+from sagan_deploy.runtime.contexts import TensorRTOptions
 from sagan_deploy.runtime.session import choose_profile
 from sagan_deploy.runtime.tensorrt import MAX_SESSIONS, open_plan
 from tests.runtime.doubles import Cuda, World
@@ -47,6 +48,50 @@ def test_images_are_those_of_the_equation(config, flavour, runtime_config):
         np.testing.assert_array_equal(again, images[:2])
         assert generator.backend_name == ("tensorrt_rtx" if flavour == "rtx" else "tensorrt")
         assert generator.max_batch == 4
+    assert cuda.live == 0
+
+
+@pytest.mark.parametrize("config", [CONFIG, UNCONDITIONAL])
+def test_the_time_of_the_gpu_is_that_of_the_network_without_copies(config):
+    open_, _, cuda = opened(config)
+    labels = LABELS if config.conditional else None
+    with open_() as generator:
+        before = cuda.clock
+        assert generator.gpu_milliseconds(Z, labels) == 9  # the double takes one millisecond per image
+        assert cuda.clock > before + 9  # copies take their time, too
+        assert generator.gpu_milliseconds(Z[:0], None if labels is None else labels[:0]) == 0
+    assert cuda.live == 0
+    with pytest.raises(InputError, match="closed"):
+        generator.gpu_milliseconds(Z, labels)
+
+
+def test_the_time_of_a_batch_between_two_profiles_is_that_of_the_larger_one():
+    open_, _, _ = opened(plan_changes={"profiles": TWO_PROFILES})
+    with open_() as generator:
+        assert [generator.gpu_milliseconds(Z[:count], LABELS[:count]) for count in (1, 2, 8)] == [1, 4, 8]
+
+
+def test_the_time_of_the_gpu_with_graphs():
+    open_, _, cuda = opened(flavour="tensorrt", options=TensorRTOptions(cuda_graphs=True))
+    with open_() as generator:
+        assert [generator.gpu_milliseconds(Z[:3], LABELS[:3]) for _ in range(4)] == [3, 3, 3, 3]
+        assert "launch" in cuda.calls
+        with pytest.raises(InputError, match="labels"):
+            generator.gpu_milliseconds(Z[:3])
+
+
+@pytest.mark.parametrize("step", ["Event", "record", "synchronize", "execute_async_v3"])
+def test_a_refused_timing_leaves_nothing_behind(step):
+    open_, world, cuda = opened()
+    with open_() as generator:
+        generator(Z[:2], LABELS[:2])
+        cuda.fail.add(step)
+        world.refuse.add(step)
+        with pytest.raises((InputError, MissingError)):
+            generator.gpu_milliseconds(Z[:2], LABELS[:2])
+        cuda.fail.clear()
+        world.refuse.clear()
+        assert generator.gpu_milliseconds(Z[:2], LABELS[:2]) == 2
     assert cuda.live == 0
 
 
