@@ -74,9 +74,10 @@ def bench_table(report: BenchReport) -> RenderableType:
 
     weighed = any(row.peak_mb is not None for row in report.rows)
     on_gpu = any(row.gpu_ms is not None for row in report.rows)
+    counted = any(row.gflops is not None for row in report.rows)
     head = ["batch", "what", "images/s", "median ms", "90 % ms", "99 % ms", "CPU ms", *(["GPU ms"] if on_gpu else [])]
-    head += ["calls", "speed-up (10–90 %)"]
-    head += ["GFLOP/s", "of attainable", "file MB", *(["peak MB"] if weighed else [])]
+    head += ["calls", "speed-up (10–90 %)", *(["GFLOP/s", "of attainable"] if counted else []), "file MB"]
+    head += ["peak MB"] if weighed else []
     table = Table(*head, title=Text(f"speed-up is against {report.baseline}"))
     batch = None
     for row in report.rows:
@@ -87,7 +88,8 @@ def bench_table(report: BenchReport) -> RenderableType:
         times += ["" if row.gpu_ms is None else f"{row.gpu_ms:.2f}"] * on_gpu
         ratio = f"{row.speedup:.2f}× ({row.speedup_low:.2f}–{row.speedup_high:.2f})"
         share = "" if row.attainable is None else f"{row.attainable:.0%}"
-        facts = [_or_nothing(row.gflops), share, _or_nothing(row.file_mb), *([_or_nothing(row.peak_mb)] * weighed)]
+        facts = [*([_or_nothing(row.gflops), share] * counted), _or_nothing(row.file_mb)]
+        facts += [_or_nothing(row.peak_mb)] * weighed
         numbers = (f"{row.images_per_second:.1f}", *times, str(row.calls), ratio, *facts)
         table.add_row(str(row.batch), Text(row.name), *(Text(value, justify="right") for value in numbers))
     predicted = [
