@@ -63,14 +63,15 @@ class InferenceAttention(nn.Module):
         return (attention @ value.transpose(2, 3)).transpose(2, 3).contiguous()
 
     def _decomposed(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        query, key, value = query.flatten(2), key.flatten(2), value.flatten(2)
+        query, key, value = query.flatten(2).transpose(1, 2), key.flatten(2), value.flatten(2)
         if not self.transposed_map:  # sums over the queries, so that all are needed at once
-            return value @ softmax(query.transpose(1, 2) @ key)
-        # Every query has a softmax of its own, so a large map is computed in parts that stay in the cache.
-        rows = max(1, _SCORES // key.shape[2])
-        parts = [query] if rows >= query.shape[2] else query.split(rows, dim=2)
-        found = [value @ softmax(part.transpose(1, 2) @ key).transpose(1, 2) for part in parts]
-        return torch.cat(found, dim=2) if len(found) > 1 else found[0]
+            return value @ softmax(query @ key)
+        # Every query has a softmax of its own, so a large map is computed in parts that stay in the cache. The map is
+        # the left factor: engines pack the right one anew for every product, and the values are a quarter as large.
+        value, rows = value.transpose(1, 2), max(1, _SCORES // key.shape[2])
+        parts = [query] if rows >= query.shape[1] else query.split(rows, dim=1)
+        found = [softmax(part @ key) @ value for part in parts]
+        return (torch.cat(found, dim=1) if len(found) > 1 else found[0]).transpose(1, 2).contiguous()
 
 
 def softmax(scores: Tensor) -> Tensor:
