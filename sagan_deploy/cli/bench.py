@@ -32,9 +32,7 @@ def register(app: typer.Typer) -> None:
 def bench(
     files: Annotated[list[Path] | None, typer.Argument(help="Checkpoints, ONNX files, plans or bundles.")] = None,
     batch: Annotated[str, typer.Option(help="Comma-separated batch sizes.")] = "1,8",
-    duration: Annotated[
-        float, typer.Option(help="Seconds per file and batch size; --train takes 20 times that.")
-    ] = 3.0,
+    duration: Annotated[float, typer.Option(help="Seconds per file and batch size; --train: 20 times that.")] = 3.0,
     warmup: Annotated[float, typer.Option(help="Seconds before the clock runs.")] = 0.5,
     iterations: Annotated[int, typer.Option(min=1, help="At least so many rounds, however long they take.")] = 1,
     percentile: Annotated[str, typer.Option(help="More percentiles of the latency, for --json, like 95,99.9.")] = "",
