@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
+from typing import IO
 
 from sagan_deploy.errors import InputError
 
@@ -58,6 +59,20 @@ def write_bytes(path: Path, payload: bytes | memoryview) -> Path:
     Raises:
         InputError: the folder is missing, read-only or full; the old file is still whole then.
     """
+    with replacing(path) as stream:
+        stream.write(payload)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Fill a temporary neighbour of `path`, also by its name; it takes the place in one step when the block succeeds.
+
+    An exception (Ctrl-C included) removes the neighbour and leaves `path` as it was.
+
+    Raises:
+        InputError: the folder is missing, read-only or full; the old file is still whole then.
+    """
     path = Path(path)
     temporary = None
     try:
@@ -65,7 +80,7 @@ def write_bytes(path: Path, payload: bytes | memoryview) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
                 temporary = Path(stream.name)
-                stream.write(payload)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.chmod(0o666 & ~_umask())
@@ -73,7 +88,6 @@ def write_bytes(path: Path, payload: bytes | memoryview) -> Path:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-    return path
 
 
 def write_text(path: Path, text: str) -> Path:

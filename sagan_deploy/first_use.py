@@ -94,6 +94,7 @@ def load_or_build(
     backend: BackendName = "auto",
     device: str | None = None,
     threads: int | None = None,
+    spin: bool = True,
     cuda_graphs: bool = False,
     runtime_cache: Path | str | None = None,
     progress: Progress = silent,
@@ -109,6 +110,7 @@ def load_or_build(
         backend: as in `load`.
         device: as in `load`.
         threads: as in `load`.
+        spin: as in `load`.
         cuda_graphs: as in `load`.
         runtime_cache: as in `load`.
         progress: told how far the build is.
@@ -119,7 +121,7 @@ def load_or_build(
     """
     builder = functools.partial(build_missing, cache=cache, settings=settings, progress=progress)
     return load(
-        bundle, backend=backend, device=device, threads=threads,
+        bundle, backend=backend, device=device, threads=threads, spin=spin,
         cuda_graphs=cuda_graphs, runtime_cache=runtime_cache, builder=builder,
     )  # fmt: skip
 

@@ -227,6 +227,16 @@ def test_without_a_gpu_it_goes_on_and_says_why(folder, cache, monkeypatch, build
         load_or_build(folder, cache=cache, backend="tensorrt")
 
 
+def test_the_options_of_load_reach_it(folder, cache, tmp_path, monkeypatch, builds):
+    monkeypatch.setattr(cuda, "unavailable", lambda: "there is no CUDA device")
+    kept = tmp_path / "kept"
+    with load_or_build(folder, cache=cache, threads=2, spin=False, runtime_cache=kept) as generator:
+        options = generator._backend.session.get_session_options()
+    assert options.intra_op_num_threads == 2
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert kept.exists()
+
+
 def test_a_gpu_that_the_installed_tensorrt_does_not_serve(folder, cache, gpu):
     gpu.capability = (9, 0)
     with pytest.raises(MissingError, match=r"no plan can be built here.*tensorrt"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from sagan_deploy.errors import ConfigError, InputError
 from sagan_deploy.files import read_bytes, write_bytes
-from sagan_deploy.runtime.plan import PRODUCT, Flavour
+from sagan_deploy.runtime.plan import Flavour
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +26,10 @@ class TensorRTError(InputError):
 
 @dataclass(frozen=True)
 class TensorRTOptions:
-    """How plans run. ONNX Runtime has none of this.
+    """How plans run.
 
     `cuda_graphs` records the work of a batch and launches it as a whole; `runtime_cache` is the file in which TensorRT
-    for RTX keeps the kernels that it compiled.
+    for RTX keeps the kernels that it compiled. The classic TensorRT compiles nothing where it runs and leaves it alone.
     """
 
     cuda_graphs: bool = False
@@ -38,18 +38,6 @@ class TensorRTOptions:
     def __post_init__(self) -> None:
         if self.runtime_cache is not None and self.runtime_cache.is_dir():
             raise ConfigError(f"runtime_cache (={self.runtime_cache}) is a folder; it must name a file")
-
-    def check_flavour(self, flavour: Flavour, name: str) -> None:
-        """Refuse what a flavour has not.
-
-        Raises:
-            InputError: a runtime cache for a plan of the classic TensorRT.
-        """
-        if self.runtime_cache is not None and flavour != "rtx":
-            raise InputError(
-                f"{name} is a plan of {PRODUCT[flavour]}, which compiles nothing where it runs; a runtime cache needs "
-                f"{PRODUCT['rtx']}. Leave runtime_cache out."
-            )
 
 
 class Contexts:

@@ -20,6 +20,7 @@ from sagan_deploy.runtime import cuda
 from sagan_deploy.runtime.contexts import TensorRTOptions
 from sagan_deploy.runtime.contract import Contract, contract_of_artifact
 from sagan_deploy.runtime.generator import Backend, Rejection, RuntimeGenerator
+from sagan_deploy.runtime.ort import CpuOptions, load_onnxruntime, open_onnx
 from sagan_deploy.runtime.refit import Source, source_beside
 
 BackendName = Literal["auto", "tensorrt", "onnxruntime"]
@@ -77,13 +78,16 @@ class _FirstUse:
         return way.load(rejected)
 
 
-def _check_request(backend: str, device: str | None, threads: int | None) -> None:
+def _check_request(backend: str, device: str | None, *, for_plans: bool) -> None:
     if backend not in ("auto", "tensorrt", "onnxruntime"):
         raise ConfigError(f"backend (={backend!r}) must be auto, tensorrt or onnxruntime")
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads (={threads}) must be at least 1")
     if backend == "tensorrt" and device == "cpu":
         raise ConfigError("backend 'tensorrt' needs a GPU; it cannot run with device 'cpu'")
+    if for_plans and (backend == "onnxruntime" or device == "cpu"):
+        raise ConfigError(
+            f"cuda_graphs and builder are for TensorRT plans; leave them out with backend {backend!r} and device "
+            f"{device or 'any'!r}"
+        )
 
 
 def installed_builder() -> Builder:
@@ -109,6 +113,7 @@ def load(
     backend: BackendName = "auto",
     device: str | None = None,
     threads: int | None = None,
+    spin: bool = True,
     cuda_graphs: bool = False,
     runtime_cache: Path | str | None = None,
     build_missing: bool = False,
@@ -125,10 +130,14 @@ def load(
         backend: ``"tensorrt"`` or ``"onnxruntime"`` to have only that.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` to have only that.
         threads: threads inside one run on the CPU; None leaves it to ONNX Runtime.
+        spin: on the CPU they look out for more work at full speed for tens of milliseconds, also after a call. False
+            lets them sleep: the cores are free for others, and calls take up to 1.5 times as long (two threads).
         cuda_graphs: plans launch a batch as a whole, where the same batch size comes again and again. Other backends
             have no such thing.
-        runtime_cache: file in which TensorRT for RTX keeps the kernels that it compiles here; read if it is there,
-            written when the generator is closed.
+        runtime_cache: file that keeps, for later starts, what the engine makes of a model on this machine. TensorRT
+            for RTX keeps the kernels that it compiles, and writes them when the generator is closed; ONNX Runtime on
+            the CPU keeps the model as it was optimised, and writes it at once. Others have nothing to keep. One file
+            serves one model on one kind of machine.
         build_missing: let the installed `builder` make a plan where none fits: once, which takes minutes.
         builder: makes a plan for a bundle of which none runs here: from the open bundle and the number of the GPU to
             the file, with its sidecar beside it. `sagan_deploy.first_use` has one; production without it stays as it
@@ -140,17 +149,13 @@ def load(
         ConfigError: the options contradict each other.
         CheckFailed: the plan that `builder` made draws other images (from `builder`).
     """
-    _check_request(backend, device, threads)
+    _check_request(backend, device, for_plans=cuda_graphs or build_missing or builder is not None)
     builder = builder or (installed_builder() if build_missing else None)
-    options = TensorRTOptions(cuda_graphs, None if runtime_cache is None else Path(runtime_cache))
-    if (options != TensorRTOptions() or builder is not None) and (backend == "onnxruntime" or device == "cpu"):
-        raise ConfigError(
-            f"cuda_graphs, runtime_cache and builder are for TensorRT plans; leave them out with backend {backend!r} "
-            f"and device {device or 'any'!r}"
-        )
+    kept = None if runtime_cache is None else Path(runtime_cache)
+    options, cpu = TensorRTOptions(cuda_graphs, kept), CpuOptions(threads, spin, kept)
     if builder is not None and detect(path) != "bundle":
         raise ConfigError(f"{path} is no bundle; a builder needs one, because its golden images judge what it builds")
-    found = candidates(path, device=device, threads=threads, options=options)
+    found = candidates(path, device=device, cpu=cpu, options=options)
     wanted = [way for way in found if backend == "auto" or way.backend.startswith(backend)]
     ways: list[Candidate | _FirstUse] = [*_in_order(wanted)]
     if builder is not None:
@@ -183,7 +188,7 @@ def candidates(
     path: Path | str,
     *,
     device: str | None = None,
-    threads: int | None = None,
+    cpu: CpuOptions | None = None,
     options: TensorRTOptions | None = None,
 ) -> list[Candidate]:
     """Every way to run every file of `path`, in the order of the manifest.
@@ -193,7 +198,7 @@ def candidates(
         ConfigError: `device` is no device.
     """
     path = Path(path)
-    cpu, gpu = _devices(device)
+    on_cpu, gpu = _devices(device)
     options = options or TensorRTOptions()
     kind = detect(path)
     if kind == "checkpoint":
@@ -202,15 +207,15 @@ def candidates(
         )
     if kind == "bundle":
         bundle = open_bundle(path)
-        found = [_of_artifact(bundle, artifact, gpu, threads, options) for artifact in bundle.manifest.artifacts]
+        found = [_of_artifact(bundle, artifact, gpu, cpu, options) for artifact in bundle.manifest.artifacts]
         ways = [way for group in found for way in group]
     elif kind == "plan":
         manifest, artifact = _described_plan(path)
         onnx = source_beside(path, artifact.plan)
         ways = [_plan(manifest, artifact, path.name, lambda: None, lambda: read_bytes(path), gpu, options, onnx)]
     else:
-        ways = _onnx(path.name, None, lambda: held_open(path), None, gpu, threads)
-    return [way for way in ways if (cpu if way.backend == "onnxruntime-cpu" else gpu is not None)]
+        ways = _onnx(path.name, None, lambda: held_open(path), None, gpu, cpu)
+    return [way for way in ways if (on_cpu if way.backend == "onnxruntime-cpu" else gpu is not None)]
 
 
 def _in_order(ways: list[Candidate]) -> list[Candidate]:
@@ -229,11 +234,11 @@ def _best(ways: list[Candidate], backend: str) -> list[Candidate]:
 
 
 def _of_artifact(
-    bundle: Bundle, artifact: Artifact, gpu: int | None, threads: int | None, options: TensorRTOptions
+    bundle: Bundle, artifact: Artifact, gpu: int | None, cpu: CpuOptions | None, options: TensorRTOptions
 ) -> list[Candidate]:
     if artifact.kind == "onnx":
         hold = functools.partial(bundle.hold, artifact)
-        return _onnx(artifact.path, artifact, hold, bundle.manifest, gpu, threads)
+        return _onnx(artifact.path, artifact, hold, bundle.manifest, gpu, cpu)
 
     # Opening a plan checks its hash, in its place in the order of checks.
     def read_plan() -> bytes:
@@ -272,13 +277,12 @@ def _onnx(
     hold: Callable[[], AbstractContextManager[BufferedReader]],
     manifest: Manifest | None,
     gpu: int | None,
-    threads: int | None,
+    cpu: CpuOptions | None,
 ) -> list[Candidate]:
-    from sagan_deploy.runtime.ort import load_onnxruntime, open_onnx
-
     def open_(device: int | None) -> tuple[Backend, Contract]:
         with hold() as stream:
-            backend, contract = open_onnx(path_of(stream), name, device=device, threads=threads)
+            known = artifact.sha256 if artifact is not None else None
+            backend, contract = open_onnx(path_of(stream), name, device=device, cpu=cpu, model_sha256=known)
         if manifest is not None and artifact is not None:
             _check_agree(name, contract, contract_of_artifact(manifest, artifact))
         return backend, contract

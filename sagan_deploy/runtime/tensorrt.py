@@ -257,8 +257,6 @@ def open_plan(
     """
     preflight(payload, name, manifest, artifact, _machine(trt, cuda, device, name))
     flavour: Flavour = "rtx" if artifact.plan is not None and artifact.plan.flavour == "rtx" else "tensorrt"
-    options = options or TensorRTOptions()
-    options.check_flavour(flavour, name)
     contract = contract_of_artifact(manifest, artifact)
     module = trt or load_tensorrt(flavour)
     cuda.use_device(device)
@@ -267,7 +265,7 @@ def open_plan(
     _check_engine(module, loaded[1], name, contract, rebuild)
     if artifact.plan is not None and artifact.plan.weights == "stripped":
         put_weights(module, recording_logger(module), loaded[1], name, onnx, rebuild)
-    backend = TensorRTBackend(module, cuda, loaded, artifact, contract, device, options)
+    backend = TensorRTBackend(module, cuda, loaded, artifact, contract, device, options or TensorRTOptions())
     try:
         backend.warm_up()
     except BaseException:

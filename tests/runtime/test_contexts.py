@@ -98,11 +98,12 @@ def test_a_cache_that_cannot_be_kept_costs_a_warning_and_nothing_else(tmp_path, 
     assert cuda.live == 0
 
 
-def test_the_classic_tensorrt_has_none(path):
+def test_the_classic_tensorrt_keeps_nothing_and_runs(path):
     open_, world, _ = opened(flavour="tensorrt", options=TensorRTOptions(runtime_cache=path))
-    with pytest.raises(InputError, match=r"m\.plan is a plan of TensorRT, .* needs TensorRT for RTX"):
-        open_()
-    assert world.calls == []
+    with open_() as generator:
+        draw(generator)
+    assert world.named("create_runtime_cache") == []
+    assert not path.exists()
 
 
 def test_a_folder_is_no_cache(tmp_path):

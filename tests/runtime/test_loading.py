@@ -76,13 +76,12 @@ def test_without_a_gpu_the_cpu_takes_fp32_and_says_why(folder):
 def test_onnxruntime_with_cuda_comes_before_the_cpu(folder, monkeypatch):
     opened = []
 
-    def open_onnx(payload, name, *, device=None, threads=None):
+    def open_onnx(payload, name, *, device=None, cpu=None, **_):
         opened.append((name, device))
-        return original(payload, name, threads=threads)
+        return ort.open_onnx(payload, name, cpu=cpu)
 
-    original, original_load = ort.open_onnx, ort.load_onnxruntime
-    monkeypatch.setattr(ort, "open_onnx", open_onnx)
-    monkeypatch.setattr(ort, "load_onnxruntime", lambda device: original_load(None))
+    monkeypatch.setattr(loading, "open_onnx", open_onnx)
+    monkeypatch.setattr(loading, "load_onnxruntime", lambda device: ort.load_onnxruntime(None))
     load(folder, backend="onnxruntime", device="cuda:1").close()
     load(folder, backend="onnxruntime").close()
     load(folder, device="cpu").close()

@@ -9,9 +9,11 @@ import onnxruntime
 import pytest
 
 from sagan_deploy.errors import InputError, MissingError
+from sagan_deploy.export import export_generator
 from sagan_deploy.latents import sample_latents
 from sagan_deploy.runtime import load, ort
-from sagan_deploy.runtime.ort import OnnxRuntimeBackend, open_onnx
+from sagan_deploy.runtime.ort import CpuOptions, OnnxRuntimeBackend, open_onnx
+from tests.generators import tiny_checkpoint
 from tests.tiny_models import CONFIG, NAMES, UNCONDITIONAL, expected_codes, expected_images, tiny_metadata, tiny_onnx
 
 Z = sample_latents(5, 7, 8)
@@ -19,7 +21,7 @@ LABELS = np.arange(7) % 3
 
 
 def test_images_are_those_of_the_equation():
-    backend, contract = open_onnx(tiny_onnx(), "m.onnx", threads=1)
+    backend, contract = open_onnx(tiny_onnx(), "m.onnx", cpu=CpuOptions(threads=1))
     images = backend.run(Z, LABELS)
     assert images.dtype == np.float32
     np.testing.assert_allclose(images, expected_images(CONFIG, Z, LABELS), atol=1e-6)
@@ -122,9 +124,35 @@ def test_a_session_that_silently_took_the_cpu_is_refused(monkeypatch):
     assert seen[0].options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
 
 
-def test_threads_are_passed_on():
-    backend, _ = open_onnx(tiny_onnx(), "m.onnx", threads=1)
-    assert backend.session.get_session_options().intra_op_num_threads == 1
+@pytest.mark.parametrize("spin", [True, False])
+def test_the_options_of_the_cpu_are_passed_on(spin, tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(tiny_onnx())
+    with load(path, threads=2, spin=spin) as generator:
+        options = generator._backend.session.get_session_options()
+        np.testing.assert_allclose(generator(Z, LABELS), expected_images(CONFIG, Z, LABELS), atol=1e-6)
+    assert options.intra_op_num_threads == 2
+    if spin:
+        with pytest.raises(RuntimeError, match="allow_spinning"):
+            options.get_session_config_entry("session.intra_op.allow_spinning")
+    else:
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert (options.enable_mem_pattern, options.enable_cpu_mem_arena) == (False, True)
+
+
+def test_threads_that_do_not_spin_take_no_time_when_there_is_nothing_to_do(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(export_generator(tiny_checkpoint()).payload)
+    idle = {}
+    for spin in (True, False):
+        with load(path, threads=2, spin=spin) as generator:
+            z, labels = generator.sample_inputs(4)
+            before = time.process_time()
+            for _ in range(5):
+                generator(z, labels)
+                time.sleep(0.1)
+            idle[spin] = time.process_time() - before
+    assert idle[False] < idle[True] / 2
 
 
 def test_many_threads_get_their_own_images(tmp_path):
