@@ -2,8 +2,8 @@
 
 Opening a model, ONNX Runtime folds constants and lays the weights of convolutions out in blocks as wide as the
 processor's registers. That takes most of the time and half of the memory of opening, and is the same at every start:
-from the cache ONNX Runtime opens a file of 208 MB in 0.32 s of CPU time instead of 0.83 s (and 0.2 s go into the hash of
-the cache), and a process that draws one image peaks at 306 MB instead of 442 MB. The images are the same to the last
+from the cache ONNX Runtime opens a file of 208 MB in 0.32 s of CPU time instead of 0.83 s (the hash of the cache takes
+0.2 s more), and a process that draws one image peaks at 306 MB instead of 442 MB. The images are the same to the last
 bit.
 
 The cache is the ONNX file that ONNX Runtime writes, ended by a seal: a SHA-256 over the file and over all that it
