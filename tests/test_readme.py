@@ -104,6 +104,16 @@ def test_the_samples_work(walked):
     folder, _ = walked
     run(sys.executable, ROOT / "samples/generate_grid.py", "bundle", "grid.png", cwd=folder)
     assert (folder / "grid.png").read_bytes().startswith(b"\x89PNG")
+    measure = [sys.executable, ROOT / "samples/start_and_rest.py", "bundle", "--runtime-cache", "kept", "--no-spin"]
+    lines = run(*measure, cwd=folder).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "load",
+        "peak of the process",
+        "a call and its rest",
+        "a call",
+    ]
+    assert all(float(re.search(r": ([\d.]+) ", line).group(1)) > 0 for line in lines)
+    assert (folder / "kept").is_file()
     command = [sys.executable, ROOT / "samples/service.py", "bundle", "0"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as service:
         watchdog = threading.Timer(60, service.kill)
@@ -146,7 +156,7 @@ def test_every_rule_is_named():
 
 def test_every_sample_is_run_or_a_workflow():
     samples = {path.name for path in (ROOT / "samples").iterdir() if path.suffix in (".py", ".yml")}
-    assert samples == {"generate_grid.py", "service.py", "parity-workflow.yml"}
+    assert samples == {"generate_grid.py", "service.py", "start_and_rest.py", "parity-workflow.yml"}
     workflow = (ROOT / "samples/parity-workflow.yml").read_text()
     commands = re.findall(r"- run: ((?:sagan-deploy|pytest).*)", workflow)
     assert [command.split()[:2] for command in commands] == [

@@ -131,7 +131,7 @@ def load(
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` to have only that.
         threads: threads inside one run on the CPU; None leaves it to ONNX Runtime.
         spin: on the CPU they look out for more work at full speed for tens of milliseconds, also after a call. False
-            lets them sleep: the cores are free for others, and calls take up to 1.5 times as long (two threads).
+            lets them sleep: the cores are free for others, and calls take up to 1.6 times as long (two threads).
         cuda_graphs: plans launch a batch as a whole, where the same batch size comes again and again. Other backends
             have no such thing.
         runtime_cache: file that keeps, for later starts, what the engine makes of a model on this machine. TensorRT

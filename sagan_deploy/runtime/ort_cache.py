@@ -3,7 +3,7 @@
 Opening a model, ONNX Runtime folds constants and lays the weights of convolutions out in blocks as wide as the
 processor's registers. That takes most of the time and half of the memory of opening, and is the same at every start:
 from the cache ONNX Runtime opens a file of 208 MB in 0.32 s of CPU time instead of 0.83 s (the hash of the cache takes
-0.2 s more), and a process that draws one image peaks at 306 MB instead of 442 MB. The images are the same to the last
+0.2 s more), and a process that draws one image peaks at 307 MB instead of 442 MB. The images are the same to the last
 bit.
 
 The cache is the ONNX file that ONNX Runtime writes, ended by a seal: a SHA-256 over the file and over all that it
@@ -59,7 +59,7 @@ def open_cached(ort: Any, options: Any, model: Path, model_sha256: str, cache: P
             session = _session(ort, options, model)
             size = stream.seek(0, os.SEEK_END)
             stream.write(_seal(_digest(stream, size, facts)))
-    except Exception as error:  # of the disk, or of ONNX Runtime, which says of its own writing nothing else
+    except Exception as error:  # ONNX Runtime's do not tell whether it read or wrote
         options.optimized_model_filepath = ""
         session = _session(ort, options, model)  # raises where it is the model's fault
         log.warning("the runtime cache was not kept: %s", error)
